@@ -1,0 +1,16 @@
+"""The list of nodes, for the host."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .adm import SAGClassLabel, SAGLoadADM
+from .guidance import SAGGuidance, SAGRecordAttention
+from .trace import SAGLoadTrace, SAGMaskPreview, SAGSaveTrace
+
+
+class SAGExtension(ComfyExtension):
+    """All nodes of this pack."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [SAGGuidance, SAGRecordAttention, SAGMaskPreview, SAGLoadADM, SAGClassLabel, SAGSaveTrace, SAGLoadTrace]

@@ -1,0 +1,155 @@
+"""Reading self-attention while the model runs, without changing what it computes.
+
+Two things meet here. Forward hooks on the chosen modules tell which layer is running; the host's attention override,
+or the owner of the layer's attention where another node has replaced it, is called with the queries and keys. Both
+call what they found in place, so every other node keeps working, in whatever order nodes were added.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ...sag_core.attention import column_mass, split_heads
+from ...sag_core.masks import to_grid
+
+SAG_PASS = "sag_pass"
+"""Key in transformer_options that marks SAG's extra model pass."""
+
+OVERRIDE = "optimized_attention_override"
+
+
+@dataclass
+class Pass:
+    """The main model pass of one step: what is wanted from it, and what was seen.
+
+    Args:
+        index: position of the guided branch among the conds of the pass.
+        rows: images in the batch.
+        maps: by cond, then by layer, the map [B, h, w].
+        problems: why a map could not be had, each once.
+    """
+
+    index: int
+    rows: int
+    maps: dict[object, dict[str, Tensor]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+class Capture:
+    """Records the maps of some layers into the `Pass` that is open. Safe for several devices' threads."""
+
+    def __init__(self, layers: dict[str, str]):
+        """`layers`: name to record under -> path of the module in the diffusion model."""
+        self.layers = layers
+        self.current: Pass | None = None
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._hooks: dict[int, list] = {}
+
+    def attach(self, diffusion_model: nn.Module) -> None:
+        """Watch a model's layers, once; a run may use one model per device."""
+        with self._lock:
+            if id(diffusion_model) in self._hooks:
+                return
+            handles = self._hooks[id(diffusion_model)] = []
+            for name, path in self.layers.items():
+                module = diffusion_model.get_submodule(path)
+                handles.append(module.register_forward_pre_hook(self._entering(name)))
+                handles.append(module.register_forward_hook(self._leaving, always_call=True))
+
+    def detach(self) -> None:
+        """Leave nothing on the models."""
+        with self._lock:
+            for handle in (handle for handles in self._hooks.values() for handle in handles):
+                handle.remove()
+            self._hooks.clear()
+
+    def instrument(self, options: dict) -> dict:
+        """A copy of transformer_options in which attention is read before it is computed as before."""
+        previous = options.get(OVERRIDE)
+
+        def override(func: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, *args, **kwargs) -> Tensor:
+            if self._listening():
+                mask = args[0] if args else kwargs.get("mask")
+                reshaped = kwargs.get("skip_reshape", False)
+                self._see(q if reshaped else split_heads(q, heads), k if reshaped else _split_keys(k, q, heads),
+                          kwargs.get("transformer_options") or options, kwargs.get("scale"), mask)
+            if previous is not None:
+                return previous(func, q, k, v, heads, *args, **kwargs)
+            return func(q, k, v, heads, *args, **kwargs)
+
+        options = options | {OVERRIDE: override}
+        owners = options.get("patches_replace", {}).get("attn1")
+        if owners:
+            watched = {key: self._watch(owner) for key, owner in owners.items()}
+            options["patches_replace"] = options["patches_replace"] | {"attn1": watched}
+        return options
+
+    def _watch(self, owner: Callable) -> Callable:
+        def watched(q: Tensor, k: Tensor, v: Tensor, extra_options: dict, **kwargs) -> Tensor:
+            if self._listening():
+                heads = extra_options["n_heads"]
+                self._see(split_heads(q, heads), _split_keys(k, q, heads), extra_options, None, kwargs.get("mask"))
+            return owner(q, k, v, extra_options, **kwargs)
+
+        return watched
+
+    def _entering(self, name: str) -> Callable:
+        def enter(module: nn.Module, args: tuple) -> None:
+            self._local.layer = name
+
+        return enter
+
+    def _leaving(self, module: nn.Module, args: tuple, output: object) -> None:
+        self._local.layer = None
+
+    def _listening(self) -> bool:
+        return self.current is not None and getattr(self._local, "layer", None) is not None
+
+    @torch.no_grad()
+    def _see(self, q: Tensor, k: Tensor, options: dict, scale: float | None, mask: Tensor | None) -> None:
+        """One attention call inside a watched layer; q and k are [B, heads, tokens, D]."""
+        current, layer = self.current, self._local.layer
+        conds, ids = options["cond_or_uncond"], options["uuids"]
+        # Self-attention comes first in every block; what follows (cross-attention, time) is not asked for.
+        self._local.layer = None
+        wanted = [i for i, index in enumerate(conds) if index == current.index]
+        if not wanted:
+            return
+        grid = tuple(options.get("activations_shape", ())[2:])
+        if q.shape[0] != current.rows * len(conds) or q.shape[2] != _count(grid) or k.shape[2] != q.shape[2]:
+            problem = (f"layer {layer} attends to {k.shape[2]} tokens from {q.shape[2]} in {q.shape[0]} rows, which is "
+                       f"not its grid {grid} for {current.rows * len(conds)} images: another node merges, tiles or "
+                       "splits them")
+            with self._lock:
+                if problem not in current.problems:
+                    current.problems.append(problem)
+            return
+        for i in wanted:
+            rows = slice(i * current.rows, (i + 1) * current.rows)
+            mass = column_mass(q[rows], k[rows], scale, _mask_rows(mask, rows, q.shape[0]))
+            with self._lock:
+                current.maps.setdefault(ids[i], {})[layer] = to_grid(mass, grid)
+
+
+def _count(grid: tuple[int, ...]) -> int:
+    count = 1
+    for side in grid:
+        count *= side
+    return count
+
+
+def _split_keys(k: Tensor, q: Tensor, heads: int) -> Tensor:
+    """Keys [B, tokens, heads_k * D] with the head width of the queries."""
+    return split_heads(k, k.shape[-1] * heads // q.shape[-1])
+
+
+def _mask_rows(mask: Tensor | None, rows: slice, batch: int) -> Tensor | None:
+    if mask is None or mask.ndim < 3 or mask.shape[0] != batch:
+        return mask
+    return mask[rows]

@@ -1,0 +1,88 @@
+"""Putting guidance or recording on a MODEL.
+
+The model carries two entries of the host's own lists, and no state: a wrapper around sampling, which builds a `Run`
+for that run alone, and a place in the chain of post-CFG functions, where the run puts its guidance so that it acts in
+the order the user connected the nodes. Both live in `model_options`, where the host never compares them, so a patched
+and an unpatched model share their loaded weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import comfy.patcher_extension
+import torch
+from comfy.patcher_extension import WrappersMP
+
+from ...sag_core.guidance import SAGSettings
+from ...sag_core.trace import AttentionTrace
+from .layers import choose_layers, find_layers
+from .run import Run
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """What a node asks of a model.
+
+    Args:
+        settings: how to guide, None to record alone.
+        layer: whose attention.
+        threshold: above which a token counts as attended to.
+        trace: where to record.
+        report: called with every note for the user, once a run.
+    """
+
+    settings: SAGSettings | None
+    layer: str
+    threshold: float
+    trace: AttentionTrace
+    report: Callable[[str], None]
+
+    def outer_sample(self, executor, noise: torch.Tensor, latent_image: torch.Tensor, sampler, sigmas: torch.Tensor,
+                     denoise_mask=None, callback=None, *args, **kwargs) -> torch.Tensor:
+        """Wrap a whole sampling run (host: WrappersMP.OUTER_SAMPLE)."""
+        run = Run(self, executor.class_obj, noise)
+        with run:
+            run.install()
+            samples = executor(noise, latent_image, sampler, sigmas, denoise_mask, run.watch(callback), *args, **kwargs)
+            run.finish(samples)
+        return samples
+
+    def post_cfg(self, args: dict) -> torch.Tensor:
+        """Holds the place of the run's guidance; without a run it changes nothing."""
+        return args["denoised"]
+
+
+def guide_model(model, settings: SAGSettings, report: Callable[[str], None]):
+    """A clone of a MODEL that is guided, and its trace.
+
+    Raises:
+        ValueError: the model has no such layer; the message lists those it has.
+    """
+    return _patched(model, settings, settings.layer, settings.threshold, report)
+
+
+def record_model(model, layer: str, report: Callable[[str], None]):
+    """A clone of a MODEL whose self-attention is recorded and whose output is unchanged, and its trace.
+
+    Raises:
+        ValueError: the model has no such layer; the message lists those it has.
+    """
+    return _patched(model, None, layer, 1.0, report)
+
+
+def _patched(model, settings: SAGSettings | None, layer: str, threshold: float, report: Callable[[str], None]):
+    layers = find_layers(model.get_model_object("diffusion_model"))
+    if layers:
+        choose_layers(layer, layers)
+    else:
+        report(f"{type(model.model).__name__} has no self-attention that can be recorded: it is sampled without SAG")
+    patch = Patch(settings, layer, threshold, AttentionTrace(), report)
+    model = model.clone()
+    if layers:
+        comfy.patcher_extension.add_wrapper_with_key(
+            WrappersMP.OUTER_SAMPLE, "sag", patch.outer_sample, model.model_options, is_model_options=True)
+        if settings is not None:
+            model.set_model_sampler_post_cfg_function(patch.post_cfg)
+    return model, patch.trace

@@ -1,0 +1,60 @@
+"""A recording as the host's IMAGE [B, H, W, 3] and MASK [B, H, W]."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ..sag_core.masks import attention_mask, place
+from ..sag_core.render import contact_sheet, heatmap, overlay, resize
+from ..sag_core.trace import Recording
+
+STYLES = ("heatmap", "mask", "overlay", "sheet")
+# A picture without an image to follow is enlarged to at least this many pixels, or nobody sees anything.
+LEGIBLE = 512
+
+
+def picture(recording: Recording, step: int, style: str, image: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What a recording shows: an IMAGE in a style of `STYLES` and the MASK of what is attended to.
+
+    Args:
+        recording: a sampling run.
+        step: a step, counted from 0, or -1 for the mean over all of them.
+        image: the decoded images [B, H, W, 3], whose size both take; a video's frames count as images.
+
+    Raises:
+        ValueError: there is no such step, or images and maps are not equally many.
+    """
+    attn_map = recording.attn_map(step)
+    values = _frames(place(attn_map, recording.size))
+    mask = _frames(attention_mask(attn_map, recording.threshold, recording.size))
+    if image is not None:
+        if len(image) not in (1, len(values)):
+            raise ValueError(f"image holds {len(image)} images; this run has {len(values)}")
+        values, mask = (resize(t, image.shape[1:3]) for t in (values, mask))
+    if style == "sheet":
+        steps = [heatmap(_legible(_frames(place(s.attn_map, recording.size)), 128)) for s in recording.steps]
+        sheet = rearrange(torch.stack(steps), "steps b h w c -> (b steps) h w c")
+        return contact_sheet(sheet, columns=len(steps)), mask[:, 0]
+    if image is None:
+        values, shown = _legible(values, LEGIBLE), _legible(mask, LEGIBLE)
+        image = torch.zeros(1, *values.shape[2:], 3)
+    else:
+        shown = mask
+    if style == "overlay":
+        return overlay(image[..., :3].expand(len(values), -1, -1, -1), values, shown), mask[:, 0]
+    if style == "mask":
+        return rearrange(shown, "b 1 h w -> b h w 1").expand(-1, -1, -1, 3), mask[:, 0]
+    return heatmap(values), mask[:, 0]
+
+
+def _frames(values: Tensor) -> Tensor:
+    """[B, 1, H, W], with the frames of a video one after another."""
+    return rearrange(values, "b c t h w -> (b t) c h w") if values.ndim == 5 else values
+
+
+def _legible(values: Tensor, pixels: int) -> Tensor:
+    """Enlarge by a whole number until the longer side has `pixels`."""
+    factor = max(1, -(-pixels // max(values.shape[2:])))
+    return values.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)

@@ -1,0 +1,17 @@
+"""The pack's own types of links, and what its nodes' schemas share."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+CATEGORY = "advanced/guidance/SAG"
+Trace = io.Custom("SAG_TRACE")
+
+MODEL_TOOLTIP = "The model to patch. It is not changed; connect this node's MODEL to the sampler."
+LAYER_TOOLTIP = ("Whose self-attention is used: auto, a layer of the model (middle.0, output.2), a range (output.2-4), or "
+                 "several separated by commas, which are averaged. A wrong name is answered with the model's layers.")
+
+
+def layer_input() -> io.String.Input:
+    """The choice of layer, the same on every node."""
+    return io.String.Input("layer", default="auto", optional=True, advanced=True, tooltip=LAYER_TOOLTIP)

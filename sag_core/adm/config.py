@@ -1,0 +1,102 @@
+"""What an ADM / IDDPM checkpoint is: one frozen record of its architecture and noise schedule."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+NOISE_SCHEDULES = ("linear", "cosine")
+
+
+@dataclass(frozen=True)
+class ADMConfig:
+    """Architecture of a guided-diffusion U-Net (arXiv 2105.05233, table 4) and the process it was trained on.
+
+    Args:
+        model_channels: width of the first level, in channels.
+        channel_mult: width of each level as a multiple of `model_channels`, highest resolution first.
+        num_res_blocks: residual blocks per level of the encoder (the decoder has one more).
+        attention_downsamples: levels with self-attention, named by their downsampling factor (1, 2, 4, ...).
+        num_heads: attention heads in every attention block; 0 means `head_channels` decides.
+        head_channels: channels per attention head where `num_heads` is 0.
+        in_channels: image channels; 6 for the upsamplers, which concatenate a low-resolution image.
+        learn_sigma: the output has a second half, which interpolates the log-variance.
+        num_classes: rows of the label embedding, 0 for an unconditional model.
+        null_label: the label that means "no class", -1 for a model that has none.
+        scale_shift_norm: the timestep scales and shifts the second norm instead of being added.
+        resblock_updown: resampling is done by residual blocks instead of a convolution.
+        new_attention_order: qkv channels are split into q, k, v first and heads second.
+        image_size: side of the training images, in pixels; the model itself accepts other sizes.
+        noise_schedule: "linear" (DDPM, arXiv 2006.11239) or "cosine" (IDDPM, arXiv 2102.09672).
+        timesteps: length of the training diffusion process.
+
+    Raises:
+        ValueError: a value is out of its range; the message names it.
+    """
+
+    model_channels: int
+    channel_mult: tuple[float, ...]
+    num_res_blocks: int
+    attention_downsamples: tuple[int, ...]
+    num_heads: int = 0
+    head_channels: int = 64
+    in_channels: int = 3
+    learn_sigma: bool = True
+    num_classes: int = 0
+    null_label: int = -1
+    scale_shift_norm: bool = True
+    resblock_updown: bool = True
+    new_attention_order: bool = False
+    image_size: int = 64
+    noise_schedule: str = "linear"
+    timesteps: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in ("model_channels", "num_res_blocks", "in_channels", "image_size", "timesteps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.channel_mult:
+            raise ValueError("channel_mult is empty; a U-Net has at least one level")
+        if self.noise_schedule not in NOISE_SCHEDULES:
+            raise ValueError(f"noise_schedule is {self.noise_schedule!r}; known ones are {', '.join(NOISE_SCHEDULES)}")
+        if not -1 <= self.null_label < max(1, self.num_classes):
+            raise ValueError(f"null_label is {self.null_label}; this model has {self.num_classes} labels")
+        for width in map(self.width, range(len(self.channel_mult))):
+            if width % (self.num_heads or self.head_channels):
+                raise ValueError(f"a level of {width} channels cannot be split into attention heads: "
+                                 f"num_heads {self.num_heads}, head_channels {self.head_channels}")
+
+    @property
+    def out_channels(self) -> int:
+        """Channels the network predicts: the noise, and its log-variance where that is learned."""
+        return 6 if self.learn_sigma else 3
+
+    @property
+    def downsampling(self) -> int:
+        """Factor between the image and the deepest level; image sides must be multiples of it."""
+        return 2 ** (len(self.channel_mult) - 1)
+
+    def width(self, level: int) -> int:
+        """Channels of a level."""
+        return int(self.channel_mult[level] * self.model_channels)
+
+    def heads(self, channels: int) -> int:
+        """Attention heads of a block with this many channels."""
+        return self.num_heads or channels // self.head_channels
+
+    def to_json(self) -> str:
+        """The configuration as JSON, for a checkpoint's metadata."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> ADMConfig:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: the text is not such a configuration.
+        """
+        try:
+            fields = json.loads(text)
+            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"not an ADM configuration: {error}") from error

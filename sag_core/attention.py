@@ -1,0 +1,69 @@
+"""From queries and keys to the self-attention map A_t, exactly, in memory linear in the number of tokens."""
+
+from __future__ import annotations
+
+import torch
+from einops import einsum, rearrange, repeat
+from torch import Tensor
+
+# Logits held at a time. 4 Mi float32 elements are 16 MiB, whatever the number of tokens.
+CHUNK_ELEMENTS = 4 * 1024 * 1024
+
+
+def column_mass(q: Tensor, k: Tensor, scale: float | None = None, mask: Tensor | None = None,
+                chunk_elements: int = CHUNK_ELEMENTS) -> Tensor:
+    """How much attention each key receives: softmax(q k^T) averaged over heads, summed over queries (SAG, sec. 4.2).
+
+    Rows of the softmax sum to one, so the result sums to the number of queries; where queries and keys are the same
+    tokens its mean is 1. Queries are taken a chunk at a time and the probabilities are never all in memory.
+
+    Args:
+        q: queries [B, heads, Q, D].
+        k: keys [B, heads_k, K, D]; heads_k divides heads (grouped-query attention).
+        scale: factor of the logits, D ** -0.5 where None.
+        mask: added to the logits, or where boolean True keeps a key; broadcastable to [B, heads, Q, K].
+        chunk_elements: logits held in memory at a time; at least one query is.
+
+    Returns:
+        [B, K], float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: the shapes are not those of attention.
+    """
+    if q.ndim != 4 or k.ndim != 4:
+        raise ValueError(f"q and k must be [B, heads, tokens, D]; they are {tuple(q.shape)} and {tuple(k.shape)}")
+    if q.shape[0] != k.shape[0] or q.shape[-1] != k.shape[-1] or q.shape[1] % k.shape[1]:
+        raise ValueError(f"q {tuple(q.shape)} and k {tuple(k.shape)} do not attend to each other")
+    batch, heads, queries, dim = q.shape
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    # Half of the scale on each side of the product keeps large activations finite, as in the authors' code.
+    root = (dim ** -0.5 if scale is None else scale) ** 0.5
+    k = repeat(k.to(dtype) * root, "b h k d -> b (h group) k d", group=heads // k.shape[1])
+    if mask is not None:
+        mask = _align_mask(mask)
+
+    mass = torch.zeros(batch, k.shape[2], dtype=dtype, device=q.device)
+    chunk = max(1, chunk_elements // (batch * heads * k.shape[2]))
+    for start in range(0, queries, chunk):
+        rows = slice(start, start + chunk)
+        logits = einsum(q[:, :, rows].to(dtype) * root, k, "b h q d, b h k d -> b h q k")
+        if mask is not None:
+            part = mask[:, :, rows] if mask.shape[2] > 1 else mask
+            logits = logits.masked_fill_(~part, -torch.inf) if part.dtype == torch.bool else logits.add_(part)
+        # A query that may see no key at all (padding) is left out instead of becoming NaN.
+        tiny = torch.finfo(dtype).tiny
+        weights = logits.sub_(logits.amax(dim=-1, keepdim=True).clamp_(min=torch.finfo(dtype).min)).exp_()
+        mass += einsum(weights, weights.sum(dim=-1).clamp_(min=tiny).reciprocal_(), "b h q k, b h q -> b k")
+    return mass / heads
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[B, tokens, heads * D] -> [B, heads, tokens, D]."""
+    return rearrange(x, "b n (h d) -> b h n d", h=heads)
+
+
+def _align_mask(mask: Tensor) -> Tensor:
+    """A mask [..., Q, K] or [B, Q, K] as [B or 1, heads or 1, Q or 1, K]."""
+    if mask.ndim == 3:
+        return mask[:, None]
+    return mask[(None,) * (4 - mask.ndim)]

@@ -1,0 +1,99 @@
+"""Self-Attention Guidance, one step of it (Hong et al., ICCV 2023, arXiv 2210.00939).
+
+The model is shown its own prediction with the parts it attends to blurred away; the sample is steered away from what
+it makes of that. In the paper's notation (algorithm 1), with the model's prediction at the noisy sample x:
+
+    A_t     = its self-attention, averaged over heads and summed over queries     (attention.column_mass)
+    M_t     = 1[A_t > psi]                                                         (masks.attention_mask)
+    x0_deg  = M_t * blur(x0) + (1 - M_t) * x0                                      (degrade.degrade)
+    x_deg   = x0_deg, noised with the model's own noise                            (degrade.renoise)
+    eps_sag = eps(x) + s * (eps(x) - eps(x_deg))                                   (sag_update)
+
+Everything here is in terms of clean predictions, where the last line reads `x0 + s * (x0_deg - x0(x_deg))` for every
+parametrisation: eps(x) and eps(x_deg) share sigma, and x_deg was made with the noise eps(x).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .degrade import Process, degrade, renoise
+from .masks import attention_mask
+
+
+@dataclass(frozen=True)
+class SAGSettings:
+    """What a user chooses.
+
+    Args:
+        scale: s, guidance strength; 0 is off, negative steers the other way.
+        blur_sigma: standard deviation of the blur, in pixels of the model's own space.
+        threshold: psi, the attention above which a token is blurred; 1 is the map's mean.
+        layer: whose attention is used, "auto" or names the host's model knows.
+        start_percent, end_percent: part of the sampling that is guided, 0..1, both ends included.
+        blur_kernel: taps of the blur, odd; 0 follows `blur_sigma`.
+
+    Raises:
+        ValueError: a value is out of its range; the message names it.
+    """
+
+    scale: float = 0.5
+    blur_sigma: float = 2.0
+    threshold: float = 1.0
+    layer: str = "auto"
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+    blur_kernel: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("scale", -10, 10), ("blur_sigma", 0, 100), ("threshold", 0, 100),
+                                ("start_percent", 0, 1), ("end_percent", 0, 1)):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and low <= value <= high):
+                raise ValueError(f"{name} is {value}; it must be a number from {low} to {high}")
+        if self.blur_kernel < 0 or (self.blur_kernel and self.blur_kernel % 2 == 0):
+            raise ValueError(f"blur_kernel is {self.blur_kernel}; it must be odd, or 0 to follow blur_sigma")
+        if self.start_percent > self.end_percent:
+            raise ValueError(f"start_percent is {self.start_percent}, after end_percent {self.end_percent}; "
+                             "no step would be guided")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Noise levels that are guided, from `sigma_start` down to `sigma_end`, both included."""
+
+    sigma_start: float
+    sigma_end: float
+
+    def __contains__(self, sigma: float) -> bool:
+        return self.sigma_end <= sigma <= self.sigma_start
+
+
+def self_attention_guidance(base: Tensor, x: Tensor, denoised: Tensor, attn_map: Tensor, sigma: Tensor,
+                            predict: Callable[[Tensor], Tensor], settings: SAGSettings,
+                            process: Process = Process.VARIANCE_EXPLODING) -> Tensor:
+    """Guide one denoising step (SAG, algorithm 1); calls the model once more.
+
+    Args:
+        base: prediction to add the guidance to: the result of classifier-free guidance, or `denoised` itself.
+        x: noisy sample [B, C, H, W] or [B, C, T, H, W].
+        denoised: clean prediction at x of the branch that is guided, the one `attn_map` was recorded from.
+        attn_map: self-attention map of that pass [B, h, w] or [B, t, h, w].
+        sigma: noise level, [B] or scalar.
+        predict: clean prediction of the same branch at another noisy sample, at the same sigma.
+        settings: scale, blur and threshold.
+        process: how x was made of a clean sample and noise.
+    """
+    mask = attention_mask(attn_map.to(x.device), settings.threshold, x.shape[2:])
+    degraded = degrade(denoised, mask, settings.blur_sigma, settings.blur_kernel)
+    degraded_x = renoise(x, denoised, degraded, sigma, process)
+    return sag_update(base, degraded, predict(degraded_x), settings.scale)
+
+
+def sag_update(base: Tensor, degraded: Tensor, degraded_denoised: Tensor, scale: float) -> Tensor:
+    """base + s * (x0_deg - x0(x_deg)): the guidance of SAG (eq. 12) in terms of clean predictions."""
+    return base + scale * (degraded - degraded_denoised)

@@ -1,0 +1,72 @@
+"""From the self-attention map to the mask of what the model attends to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import Tensor
+
+
+def attention_mask(attn_map: Tensor, threshold: float, size: Sequence[int]) -> Tensor:
+    """M_t = 1[A_t > psi], upsampled to the sample by nearest neighbour (SAG, eq. 9).
+
+    Args:
+        attn_map: self-attention map [B, h, w] or [B, t, h, w]; its mean is 1.
+        threshold: psi, in units of the map's mean.
+        size: spatial size of the sample, (H, W) or (T, H, W).
+
+    Returns:
+        [B, 1, H, W] or [B, 1, T, H, W] of 0 and 1, in the map's dtype.
+    """
+    return place(attn_map > threshold, size).to(attn_map.dtype)
+
+
+def place(attn_map: Tensor, size: Sequence[int]) -> Tensor:
+    """Put a map on the sample: [B, h, w] -> [B, 1, H, W], or [B, t, h, w] -> [B, 1, T, H, W].
+
+    Where the grid is that of patches with a power-of-two side, the last of which may hang over the edge, every token
+    gets exactly its own patch; else the map is stretched by nearest neighbour.
+    """
+    size = tuple(size)
+    if attn_map.ndim != len(size) + 1:
+        raise ValueError(f"a map of shape {tuple(attn_map.shape)} cannot be placed on a sample of size {size}")
+    grid = tuple(attn_map.shape[1:])
+    patch = [_patch(tokens, pixels) for tokens, pixels in zip(grid, size, strict=True)]
+    if None in patch:
+        return F.interpolate(attn_map[:, None].float(), size=size, mode="nearest").to(attn_map.dtype)
+    for dim, (side, pixels) in enumerate(zip(patch, size, strict=True), start=1):
+        attn_map = attn_map.repeat_interleave(side, dim=dim).narrow(dim, 0, pixels)
+    return attn_map[:, None]
+
+
+def fuse(attn_maps: Sequence[Tensor]) -> Tensor:
+    """Average maps of several layers on the finest of their grids."""
+    finest = max((m.shape[1:] for m in attn_maps), key=lambda grid: grid.numel())
+    return sum(place(m, finest)[:, 0] for m in attn_maps) / len(attn_maps)
+
+
+def to_grid(mass: Tensor, grid: Sequence[int]) -> Tensor:
+    """Column mass [B, tokens] on its grid, scaled to mean 1: [B, h, w] or [B, t, h, w].
+
+    Raises:
+        ValueError: the grid does not hold that many tokens.
+    """
+    grid = tuple(grid)
+    tokens = 1
+    for side in grid:
+        tokens *= side
+    if mass.shape[1] != tokens:
+        raise ValueError(f"{mass.shape[1]} tokens do not fill a grid of {grid}")
+    mean = reduce(mass, "b n -> b 1", "mean")
+    names = " ".join("thw"[-len(grid):])
+    return rearrange(mass / mean, f"b ({names}) -> b {names}", **dict(zip(names.split(), grid, strict=True)))
+
+
+def _patch(tokens: int, pixels: int) -> int | None:
+    """Side of the power-of-two patches that cut `pixels` into `tokens`, None where there is none."""
+    side = 1
+    while -(-pixels // side) > tokens:
+        side *= 2
+    return side if -(-pixels // side) == tokens else None

@@ -1,0 +1,142 @@
+"""What was recorded while sampling: one recording per sampling run, one step per evaluation of the model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FORMAT = "sag-trace-1"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One evaluation of the model.
+
+    Args:
+        sigma: noise level.
+        attn_map: self-attention map [B, h, w] or [B, t, h, w], mean 1.
+        layer: the layer or layers it was recorded from.
+        branch: "uncond" or "cond".
+        guided: whether guidance was applied at this step.
+    """
+
+    sigma: float
+    attn_map: Tensor
+    layer: str
+    branch: str
+    guided: bool
+
+
+@dataclass
+class Recording:
+    """The steps of one sampling run.
+
+    Args:
+        size: spatial size of the sample, (H, W) or (T, H, W).
+        threshold: psi of the run, above which a token counts as attended to.
+        steps: in the order the sampler took them.
+        notes: what the user should know: fallbacks, each once.
+        results: fingerprints of the run's outputs, by which `AttentionTrace.find` knows it.
+    """
+
+    size: tuple[int, ...]
+    threshold: float = 1.0
+    steps: list[Step] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    results: set[str] = field(default_factory=set)
+
+    def attn_map(self, step: int = -1) -> Tensor:
+        """The map of a step, counted from 0, or the mean over all steps where -1.
+
+        Raises:
+            ValueError: nothing was recorded, or there is no such step.
+        """
+        if not self.steps:
+            raise ValueError("the trace has no steps: " + ("; ".join(self.notes) or "nothing was recorded in that run"))
+        if step >= len(self.steps) or step < -1:
+            raise ValueError(f"step is {step}; this run has steps 0 to {len(self.steps) - 1}, and -1 for all of them")
+        if step >= 0:
+            return self.steps[step].attn_map
+        last = self.steps[-1].attn_map
+        return torch.stack([s.attn_map for s in self.steps if s.attn_map.shape == last.shape]).mean(dim=0)
+
+
+class AttentionTrace:
+    """Recordings of a patched model: the latest one of every sampler that uses it."""
+
+    def __init__(self) -> None:
+        self.recordings: dict[Hashable, Recording] = {}
+
+    def find(self, samples: Tensor) -> Recording:
+        """The recording of the run whose result these samples are.
+
+        Raises:
+            ValueError: there is no such run; the message says which samples are needed.
+        """
+        if not self.recordings:
+            raise ValueError("the trace is empty: no sampler has run with the model this trace came with. Connect that "
+                             "MODEL to a sampler and the sampler's LATENT to this node")
+        wanted = fingerprint(samples)
+        for recording in self.recordings.values():
+            if wanted in recording.results:
+                return recording
+        raise ValueError(f"this LATENT of shape {tuple(samples.shape)} is not the result of a run in this trace. Connect "
+                         "the LATENT output of the sampler that uses the trace's MODEL, before anything changes it")
+
+    def save(self, path: Path, samples: Tensor) -> None:
+        """Write the run of these samples, and them, as safetensors. An existing file is never overwritten.
+
+        Raises:
+            ValueError: no run has this result, or it has no steps.
+            FileExistsError: the file exists.
+        """
+        recording = self.find(samples)
+        recording.attn_map()
+        if path.exists():
+            raise FileExistsError(f"{path} exists; choose another name")
+        tensors = {f"steps.{i}": step.attn_map.contiguous() for i, step in enumerate(recording.steps)}
+        tensors["samples"] = samples.cpu().contiguous()
+        description = {
+            "size": recording.size, "threshold": recording.threshold, "notes": recording.notes,
+            "steps": [{"sigma": s.sigma, "layer": s.layer, "branch": s.branch, "guided": s.guided}
+                      for s in recording.steps]}
+        save_file(tensors, path, {"format": FORMAT, "recording": json.dumps(description)})
+
+    @classmethod
+    def load(cls, path: Path) -> tuple[AttentionTrace, Tensor]:
+        """Read what `save` wrote: the trace and the samples of its run.
+
+        Raises:
+            ValueError: the file is not a trace, or it is damaged; the message names it.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise ValueError(f"{path} is a safetensors file but no attention trace")
+                description = json.loads(metadata["recording"])
+                samples = file.get_tensor("samples")
+                steps = [Step(attn_map=file.get_tensor(f"steps.{i}"), **step)
+                         for i, step in enumerate(description["steps"])]
+        except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} cannot be read as an attention trace: {error}") from error
+        trace = cls()
+        trace.recordings["loaded"] = Recording(
+            tuple(description["size"]), description["threshold"], steps, description["notes"], {fingerprint(samples)})
+        return trace, samples
+
+
+def fingerprint(samples: Tensor) -> str:
+    """A digest of the samples' shape and values, the same on every device and for float32 and wider."""
+    samples = samples.detach().to("cpu", torch.float32).contiguous()
+    digest = hashlib.blake2b(repr(tuple(samples.shape)).encode(), digest_size=16)
+    digest.update(samples.view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
