@@ -45,11 +45,13 @@ class SAGGuidance(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, scale, blur_sigma, threshold, start_percent=0.0, end_percent=1.0, blur_kernel=0):
+    def validate_inputs(cls, scale=None, blur_sigma=None, threshold=None, start_percent=None, end_percent=None,
+                        blur_kernel=None):
         """Refuse bad numbers when the graph is queued; linked inputs arrive as None and are checked when it runs."""
-        given = {name: value for name, value in locals().items() if name != "cls" and value is not None}
+        chosen = {"scale": scale, "blur_sigma": blur_sigma, "threshold": threshold, "start_percent": start_percent,
+                  "end_percent": end_percent, "blur_kernel": blur_kernel}
         try:
-            SAGSettings(**given)
+            SAGSettings(**{name: value for name, value in chosen.items() if value is not None})
         except ValueError as error:
             return str(error)
         return True

@@ -21,7 +21,8 @@ def column_mass(q: Tensor, k: Tensor, scale: float | None = None, mask: Tensor |
         q: queries [B, heads, Q, D].
         k: keys [B, heads_k, K, D]; heads_k divides heads (grouped-query attention).
         scale: factor of the logits, D ** -0.5 where None.
-        mask: added to the logits, or where boolean True keeps a key; broadcastable to [B, heads, Q, K].
+        mask: added to the logits, or where boolean True keeps a key; broadcastable to [B, heads, Q, K], and where it
+            has three dimensions [B, Q, K].
         chunk_elements: logits held in memory at a time; at least one query is.
 
     Returns:

@@ -48,7 +48,7 @@ def renoise(x: Tensor, denoised: Tensor, degraded: Tensor, sigma: Tensor,
         sigma: noise level, [B] or scalar.
         process: how x was made of x0 and noise.
     """
-    signal = process.signal(sigma.to(x)).reshape(-1, *[1] * (x.ndim - 1))
+    signal = process.signal(sigma).to(x).reshape(-1, *[1] * (x.ndim - 1))
     return x + signal * (degraded - denoised)
 
 
@@ -70,13 +70,13 @@ def gaussian_blur(x: Tensor, blur_sigma: float, blur_kernel: int = 0) -> Tensor:
     if blur_sigma == 0:
         return x
     radius = blur_kernel // 2 if blur_kernel else math.ceil(4 * blur_sigma)
-    rows, columns = (_blur_matrix(side, blur_sigma, radius).to(x.device) for side in x.shape[-2:])
-    wide = x.to(rows.dtype)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    rows, columns = (_blur_matrix(side, blur_sigma, radius).to(wide) for side in x.shape[-2:])
     return (rows @ wide @ columns.T).to(x.dtype)
 
 
 def _blur_matrix(side: int, blur_sigma: float, radius: int) -> Tensor:
-    """The blur of a line of `side` pixels as a matrix [side, side], reflections folded in."""
+    """The blur of a line of `side` pixels as a matrix [side, side], reflections folded in, float64."""
     offset = torch.arange(-radius, radius + 1)
     taps = torch.exp(-0.5 * (offset.double() / blur_sigma) ** 2)
     taps /= taps.sum()
@@ -85,4 +85,4 @@ def _blur_matrix(side: int, blur_sigma: float, radius: int) -> Tensor:
     source = (torch.arange(side)[:, None] + offset) % period
     source = torch.minimum(source, period - source).clamp(max=side - 1)
     matrix = torch.zeros(side, side, dtype=torch.float64)
-    return matrix.scatter_add_(1, source, taps.expand(side, -1)).float()
+    return matrix.scatter_add_(1, source, taps.expand(side, -1))

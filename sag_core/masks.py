@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor
@@ -35,7 +36,8 @@ def place(attn_map: Tensor, size: Sequence[int]) -> Tensor:
     grid = tuple(attn_map.shape[1:])
     patch = [_patch(tokens, pixels) for tokens, pixels in zip(grid, size, strict=True)]
     if None in patch:
-        return F.interpolate(attn_map[:, None].float(), size=size, mode="nearest").to(attn_map.dtype)
+        wide = attn_map[:, None].to(torch.promote_types(attn_map.dtype, torch.float32))
+        return F.interpolate(wide, size=size, mode="nearest").to(attn_map.dtype)
     for dim, (side, pixels) in enumerate(zip(patch, size, strict=True), start=1):
         attn_map = attn_map.repeat_interleave(side, dim=dim).narrow(dim, 0, pixels)
     return attn_map[:, None]

@@ -34,7 +34,7 @@ def heatmap(attn_map: Tensor) -> Tensor:
 
 
 def overlay(image: Tensor, attn_map: Tensor, mask: Tensor, opacity: float = 0.6) -> Tensor:
-    """The heat map over an image, strong where the mask is 1 and the image in grey elsewhere.
+    """The heat map over an image, strong where the mask is 1 and the image nearly grey elsewhere.
 
     Args:
         image: [B, H, W, 3] in 0..1.

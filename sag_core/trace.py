@@ -88,8 +88,9 @@ class AttentionTrace:
         for recording in self.recordings.values():
             if wanted in recording.results:
                 return recording
-        raise ValueError(f"this LATENT of shape {tuple(samples.shape)} is not the result of a run in this trace. Connect "
-                         "the LATENT output of the sampler that uses the trace's MODEL, before anything changes it")
+        raise ValueError(f"this LATENT of shape {tuple(samples.shape)} is not the result of a run in this trace. "
+                         "Connect the LATENT output of the sampler that uses the trace's MODEL, before anything "
+                         "changes it")
 
     def save(self, path: Path, samples: Tensor) -> None:
         """Write the run of these samples, and them, as safetensors. An existing file is never overwritten.
@@ -102,7 +103,9 @@ class AttentionTrace:
         recording.attn_map()
         if path.exists():
             raise FileExistsError(f"{path} exists; choose another name")
-        tensors = {f"steps.{i}": step.attn_map.contiguous() for i, step in enumerate(recording.steps)}
+        # Copies, because safetensors refuses tensors that share memory, and steps may share a map.
+        tensors = {f"steps.{i}": step.attn_map.clone(memory_format=torch.contiguous_format)
+                   for i, step in enumerate(recording.steps)}
         tensors["samples"] = samples.cpu().contiguous()
         description = {
             "size": recording.size, "threshold": recording.threshold, "notes": recording.notes,
@@ -126,11 +129,12 @@ class AttentionTrace:
                 samples = file.get_tensor("samples")
                 steps = [Step(attn_map=file.get_tensor(f"steps.{i}"), **step)
                          for i, step in enumerate(description["steps"])]
+                recording = Recording(tuple(description["size"]), description["threshold"], steps,
+                                      description["notes"], {fingerprint(samples)})
         except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} cannot be read as an attention trace: {error}") from error
         trace = cls()
-        trace.recordings["loaded"] = Recording(
-            tuple(description["size"]), description["threshold"], steps, description["notes"], {fingerprint(samples)})
+        trace.recordings["loaded"] = recording
         return trace, samples
 
 

@@ -76,13 +76,10 @@ def _patched(model, settings: SAGSettings | None, layer: str, threshold: float, 
     layers = find_layers(model.get_model_object("diffusion_model"))
     if layers:
         choose_layers(layer, layers)
-    else:
-        report(f"{type(model.model).__name__} has no self-attention that can be recorded: it is sampled without SAG")
     patch = Patch(settings, layer, threshold, AttentionTrace(), report)
     model = model.clone()
-    if layers:
-        comfy.patcher_extension.add_wrapper_with_key(
-            WrappersMP.OUTER_SAMPLE, "sag", patch.outer_sample, model.model_options, is_model_options=True)
-        if settings is not None:
-            model.set_model_sampler_post_cfg_function(patch.post_cfg)
+    comfy.patcher_extension.add_wrapper_with_key(
+        WrappersMP.OUTER_SAMPLE, "sag", patch.outer_sample, model.model_options, is_model_options=True)
+    if settings is not None:
+        model.set_model_sampler_post_cfg_function(patch.post_cfg)
     return model, patch.trace

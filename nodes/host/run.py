@@ -39,18 +39,27 @@ class Run:
         self.patch, self.settings, self.guider = patch, patch.settings, guider
         self.recording = Recording(tuple(noise.shape[2:]), patch.threshold)
         patch.trace.recordings[_sampler_node()] = self.recording
-        layers = find_layers(guider.model_patcher.get_model_object("diffusion_model"))
-        try:
-            names = choose_layers(patch.layer, layers)
-        except ValueError as error:
-            names = [default_layer(layers)] if layers else []
-            self.note(f"{error}; {names[0] if names else 'no layer'} is used instead")
-        self.capture = Capture({name: layers[name] for name in names})
-        self.label = ", ".join(names)
+        layers = self._layers()
+        self.capture = Capture(layers)
+        self.label = ", ".join(layers)
         self.interval, self.process = self._noise_levels()
         self.main: MainPass | None = None
         self.last_denoised: Tensor | None = None
         self._twins: dict[tuple, uuid.UUID] = {}
+
+    def _layers(self) -> dict[str, str]:
+        """The chosen layers; `auto` where the model lost them since the node ran, none where it never had any."""
+        layers = find_layers(self.guider.model_patcher.get_model_object("diffusion_model"))
+        if not layers:
+            kind = type(self.guider.model_patcher.model).__name__
+            self.note(f"{kind} has no self-attention that can be recorded; it is sampled without guidance")
+            return {}
+        try:
+            names = choose_layers(self.patch.layer, layers)
+        except ValueError as error:
+            names = [default_layer(layers)]
+            self.note(f"{error}; {names[0]} is used instead")
+        return {name: layers[name] for name in names}
 
     def _noise_levels(self) -> tuple[Interval | None, Process]:
         sampling = self.guider.model_patcher.get_model_object("model_sampling")
@@ -74,6 +83,8 @@ class Run:
 
     def install(self) -> None:
         """Enter the host's options of this run, which the host throws away after it."""
+        if not self.capture.layers:
+            return
         options = self.guider.model_options
         for kind, wrapper in ((WrappersMP.PREDICT_NOISE, self.predict_noise),
                               (WrappersMP.CALC_COND_BATCH, self.calc_cond_batch),
@@ -98,7 +109,7 @@ class Run:
             outputs.append(self.guider.model_patcher.model.process_latent_out(self.last_denoised.cpu()))
         dtype = comfy.model_management.intermediate_dtype()
         self.recording.results = {fingerprint(t) for output in outputs for t in (output, output.to(dtype))}
-        if not self.recording.steps:
+        if self.capture.layers and not self.recording.steps:
             self.note("no self-attention was seen in this run, so nothing was recorded or guided")
 
     def note(self, text: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from .config import ADMConfig
@@ -20,14 +20,25 @@ _FOREIGN = (
     ("lora_", "a LoRA"),
     ("encoder.conv_in.", "a VAE"),
     ("text_model.", "a text encoder"),
+    ("input_blocks.", "another U-Net (such as Stable Diffusion's) or a classifier"),
 )
 
-# guided-diffusion, by width and multipliers: what the tensors cannot tell (heads, training size).
-_PUBLISHED = {
-    (192, (1, 2, 3, 4)): {"image_size": 64},
+# In every U-Net of the two code bases, and together in no other model.
+_REQUIRED = ("time_embed.0.weight", "input_blocks.0.0.weight", "middle_block.1.qkv.weight",
+             "output_blocks.0.0.in_layers.0.weight")
+
+# The released models, by width and multipliers: what the tensors cannot tell (the flags in the READMEs).
+_GUIDED_DIFFUSION = {
+    (192, (1, 2, 3, 4)): {"image_size": 64, "noise_schedule": "cosine", "new_attention_order": True},
     (256, (1, 1, 2, 3, 4)): {"image_size": 128, "num_heads": 4},
     (256, (1, 1, 2, 2, 4, 4)): {"image_size": 256},
     (256, (0.5, 1, 1, 2, 2, 4, 4)): {"image_size": 512},
+}
+_IMPROVED_DIFFUSION = {
+    (128, (1, 2, 2, 2)): {"image_size": 32, "noise_schedule": "cosine", "timesteps": 4000, "timestep_scale": 0.25},
+    (128, (1, 2, 3, 4)): {"image_size": 64, "noise_schedule": "cosine", "timesteps": 4000, "timestep_scale": 0.25},
+    (192, (1, 2, 3, 4)): {"image_size": 64, "noise_schedule": "cosine", "timesteps": 4000},
+    (128, (1, 1, 2, 2, 4, 4)): {"image_size": 256, "num_heads": 1},
 }
 
 
@@ -46,15 +57,17 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], ADMConfig]:
 
 
 def read_config(tensors: Mapping[str, Tensor]) -> ADMConfig:
-    """The architecture a state dict belongs to; heads and training size come from the published models.
+    """The architecture a state dict belongs to; heads, size and process come from the published models.
 
     Raises:
         ValueError: these are not the tensors of an ADM; the message says what they look like.
     """
-    if "input_blocks.0.0.weight" not in tensors or "time_embed.0.weight" not in tensors:
+    if not all(name in tensors for name in _REQUIRED):
         raise ValueError(f"not an ADM / IDDPM checkpoint but {_recognise(tensors)}")
 
     def width(name: str, dim: int = 0) -> int:
+        if name not in tensors:
+            raise ValueError(f"an incomplete ADM / IDDPM checkpoint: {name!r} is missing")
         return tensors[name].shape[dim]
 
     blocks = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("output_blocks."))
@@ -68,9 +81,10 @@ def read_config(tensors: Mapping[str, Tensor]) -> ADMConfig:
     model_channels = width("time_embed.0.weight", dim=1)
     widths = [width(f"input_blocks.{i}.0.out_layers.3.weight") for i in first]
     channel_mult = tuple(w // model_channels if w % model_channels == 0 else w / model_channels for w in widths)
-    known = _PUBLISHED.get((model_channels, channel_mult), {})
-    # guided-diffusion counts channels per head; improved-diffusion has four heads everywhere.
+    # guided-diffusion resamples in residual blocks and counts channels per head; improved-diffusion has four heads.
+    published = _GUIDED_DIFFUSION if resampled else _IMPROVED_DIFFUSION
     heads = {} if resampled else {"num_heads": 4}
+    known = published.get((model_channels, channel_mult), {})
     return ADMConfig(
         model_channels=model_channels, channel_mult=channel_mult, num_res_blocks=per_level - 1,
         attention_downsamples=tuple(
@@ -90,9 +104,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path.name} holds more than tensors and is not loaded: it could run code. "
                          "Convert it to safetensors where you trust it") from error
-    except (SafetensorError, OSError, EOFError, RuntimeError) as error:
+    except Exception as error:  # on what is no pickle, an unpickler fails in as many ways as there are files
         raise ValueError(f"{path.name} cannot be read; it may be truncated: {error}") from error
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+    if not isinstance(tensors, dict) or not all(
+            isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()):
         raise ValueError(f"{path.name} is not a state dict of tensors")
     return tensors, {}
 

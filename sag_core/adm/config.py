@@ -29,6 +29,7 @@ class ADMConfig:
         image_size: side of the training images, in pixels; the model itself accepts other sizes.
         noise_schedule: "linear" (DDPM, arXiv 2006.11239) or "cosine" (IDDPM, arXiv 2102.09672).
         timesteps: length of the training diffusion process.
+        timestep_scale: factor of the timestep the network is shown; IDDPM trained 4,000 steps with 1000 / 4000.
 
     Raises:
         ValueError: a value is out of its range; the message names it.
@@ -50,6 +51,7 @@ class ADMConfig:
     image_size: int = 64
     noise_schedule: str = "linear"
     timesteps: int = 1000
+    timestep_scale: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("model_channels", "num_res_blocks", "in_channels", "image_size", "timesteps"):
@@ -59,8 +61,11 @@ class ADMConfig:
             raise ValueError("channel_mult is empty; a U-Net has at least one level")
         if self.noise_schedule not in NOISE_SCHEDULES:
             raise ValueError(f"noise_schedule is {self.noise_schedule!r}; known ones are {', '.join(NOISE_SCHEDULES)}")
-        if not -1 <= self.null_label < max(1, self.num_classes):
+        if not -1 <= self.null_label < self.num_classes:
             raise ValueError(f"null_label is {self.null_label}; this model has {self.num_classes} labels")
+        if (self.num_heads or self.head_channels) < 1:
+            raise ValueError(f"num_heads is {self.num_heads} and head_channels is {self.head_channels}; "
+                             "the one that decides must be at least 1")
         for width in map(self.width, range(len(self.channel_mult))):
             if width % (self.num_heads or self.head_channels):
                 raise ValueError(f"a level of {width} channels cannot be split into attention heads: "

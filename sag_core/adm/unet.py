@@ -103,7 +103,8 @@ class AttentionBlock(nn.Module):
         super().__init__()
         self.heads = config.heads(channels)
         # Which of (q, k, v) and heads varies slowest along the channels differs between the two code bases' orders.
-        self.split = "b (three h d) n -> three b h n d" if config.new_attention_order else "b (h three d) n -> three b h n d"
+        order = "three h d" if config.new_attention_order else "h three d"
+        self.split = f"b ({order}) n -> three b h n d"
         self.attention = attention
         self.norm = layers.GroupNorm(32, channels)
         self.qkv = layers.Conv1d(channels, channels * 3, 1)
@@ -193,7 +194,8 @@ class ADMUNet(nn.Module):
             transformer_options: written to as the blocks run (`block`, `activations_shape`), for observers.
         """
         options = {} if transformer_options is None else transformer_options
-        emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
+        shown = timesteps * self.config.timestep_scale
+        emb = self.time_embed(timestep_embedding(shown, self.config.model_channels).to(x.dtype))
         if self.config.num_classes:
             emb = emb + self.label_emb(y).to(emb.dtype)
         h, skips = x, []

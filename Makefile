@@ -1,0 +1,25 @@
+# Everything works on a machine that has Python 3.10 or newer with pip, and make. The first target that needs ComfyUI
+# installs one into a cache outside the checkout, unless you have one: COMFYUI_PATH=/path/to/ComfyUI make demo
+PYTHON ?= python3
+ARGS ?=
+
+.PHONY: help demo test lint provision clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.* ## /  make \1\t/p' Makefile
+
+demo: ## Make pictures without and with Self-Attention Guidance, into demo_output/
+	@$(PYTHON) -m tools.demo
+
+test: ## Lint, then all tests against a real ComfyUI; ARGS="tests/core -k mask" passes on to pytest
+	@$(PYTHON) -m tools.check test $(ARGS)
+
+lint: ## Lint alone
+	@$(PYTHON) -m tools.check lint
+
+provision: ## Install ComfyUI and the test tools into the cache
+	@$(PYTHON) tools/provision.py
+
+clean: ## Remove what the other targets left in the checkout; the cache outside it stays
+	rm -rf demo_output .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

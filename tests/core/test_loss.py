@@ -1,0 +1,108 @@
+"""The hybrid objective, against Gaussians written out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+from torch.testing import assert_close
+
+from sag_core.adm.config import ADMConfig
+from sag_core.adm.schedule import betas
+from training.loss import HybridLoss
+
+CONFIGS = {name: ADMConfig(32, (1,), 1, (), head_channels=32, noise_schedule=name, timesteps=steps)
+           for name, steps in (("linear", 1000), ("cosine", 50))}
+config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+
+
+@pytest.fixture
+def batch(normal):
+    """x0, label, t and eps; t is neither the first nor the last step."""
+    return (normal(3, 3, 4, 5, dtype=torch.float32), torch.zeros(3, dtype=torch.long), torch.tensor([1, 7, 48]),
+            normal(3, 3, 4, 5, dtype=torch.float32))
+
+
+def answer(eps, interpolation):
+    """A model that says this, whatever it is shown."""
+    return lambda x, t, label: torch.cat([eps, interpolation], dim=1)
+
+
+def posterior(config, t, x, x0):
+    """q(x_{t-1} | x_t, x0), DDPM eq. 7, float64."""
+    beta = betas(config)
+    alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - beta, 0)])
+    now, before, beta = (table[index].view(-1, 1, 1, 1) for table, index in
+                         ((alpha_bar, t + 1), (alpha_bar, t), (beta, t)))
+    mean = before.sqrt() * beta / (1 - now) * x0 + (1 - beta).sqrt() * (1 - before) / (1 - now) * x
+    return mean, beta * (1 - before) / (1 - now), beta, now
+
+
+@config
+def test_bound_is_zero_where_the_prediction_is_the_true_posterior(config, batch):
+    x0, label, t, eps = batch
+    loss, simple = HybridLoss(config)(answer(eps, torch.full_like(eps, -1)), x0, label, t, eps)
+    assert simple == 0 and loss == 0
+
+
+@config
+def test_noise_part_is_the_mean_squared_error(config, batch, normal):
+    x0, label, t, eps = batch
+    predicted = normal(*eps.shape, dtype=torch.float32)
+    loss, simple = HybridLoss(config)(answer(predicted, torch.full_like(eps, -1)), x0, label, t, eps)
+    assert_close(simple, ((predicted - eps) ** 2).mean())
+    assert loss > simple
+
+
+@config
+def test_bound_is_the_divergence_of_the_two_gaussians_in_bits(config, batch, normal):
+    x0, label, t, eps = batch
+    predicted, v = normal(*eps.shape, dtype=torch.float32), normal(*eps.shape, dtype=torch.float32).tanh()
+    loss, simple = HybridLoss(config)(answer(predicted, v), x0, label, t, eps)
+
+    _, variance, beta, now = posterior(config, t, 0 * x0.double(), 0 * x0.double())
+    x = now.sqrt() * x0 + (1 - now).sqrt() * eps
+    mean, *_ = posterior(config, t, x, x0.double())
+    predicted_x0 = (x - (1 - now).sqrt() * predicted) / now.sqrt()
+    predicted_mean, *_ = posterior(config, t, x, predicted_x0)
+    # IDDPM eq. 15, with v from -1..1.
+    predicted_variance = torch.exp((v + 1) / 2 * beta.log() + (1 - v) / 2 * variance.log())
+    kl = kl_divergence(Normal(mean, variance.sqrt().expand_as(mean)), Normal(predicted_mean, predicted_variance.sqrt()))
+    assert_close((loss - simple).double(), kl.mean() / math.log(2), rtol=1e-4, atol=1e-6)
+
+
+@config
+def test_model_sees_the_noisy_image_its_timestep_and_label(config, batch):
+    x0, label, t, eps = batch
+    seen = []
+
+    def model(*args):
+        seen.extend(args)
+        return torch.zeros(3, 6, 4, 5)
+
+    HybridLoss(config)(model, x0, label, t, eps)
+    now = torch.cumprod(1 - betas(config), 0)[t].view(-1, 1, 1, 1)
+    assert_close(seen[0].double(), now.sqrt() * x0 + (1 - now).sqrt() * eps, rtol=1e-5, atol=1e-5)
+    assert seen[1] is t and seen[2] is label
+
+
+@config
+def test_bound_teaches_the_variance_and_not_the_noise(config, batch, normal):
+    x0, label, t, eps = batch
+    predicted, v = (normal(*eps.shape, dtype=torch.float32).requires_grad_() for _ in range(2))
+    loss, _ = HybridLoss(config)(answer(predicted, v), x0, label, t, eps)
+    to_noise, to_variance = torch.autograd.grad(loss, [predicted, v])
+    assert_close(to_noise, 2 * (predicted - eps).detach() / eps.numel())
+    assert (to_variance != 0).any()
+
+
+@config
+def test_first_step_is_finite_and_perfect_prediction_costs_nothing(config, batch):
+    x0, label, _, eps = batch
+    t = torch.zeros(3, dtype=torch.long)
+    loss, _ = HybridLoss(config)(answer(eps, torch.full_like(eps, -1)), x0, label, t, eps)
+    assert loss == 0
+    loss, _ = HybridLoss(config)(answer(-eps, torch.ones_like(eps)), x0, label, t, eps)
+    assert loss.isfinite()

@@ -1,0 +1,244 @@
+"""Traces: the right run is found, files round trip, and what is not a trace is refused by name."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.testing import assert_close
+
+from sag_core.trace import FORMAT, AttentionTrace, Recording, Step, fingerprint
+
+
+def recording(samples, maps, size, **fields):
+    steps = [Step(10.0 / (i + 1), attn_map, "middle.0", ("uncond", "cond")[i % 2], i % 3 == 0)
+             for i, attn_map in enumerate(maps)]
+    return Recording(size, steps=steps, results={fingerprint(samples)}, **fields)
+
+
+def trace_of(*recordings):
+    trace = AttentionTrace()
+    trace.recordings.update(enumerate(recordings))
+    return trace
+
+
+@pytest.fixture
+def saved(normal, tmp_path):
+    """A small trace on disk, and its samples."""
+    samples = normal(1, 4, 8, 8, dtype=torch.float32)
+    path = tmp_path / "saved.safetensors"
+    trace_of(recording(samples, [normal(1, 2, 2)], (8, 8))).save(path, samples)
+    return path, samples
+
+
+@pytest.mark.parametrize(("size", "grid"), [((8, 12), (2, 3)), ((5, 8, 12), (5, 2, 3))], ids=["image", "video"])
+@pytest.mark.parametrize("samples_dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_save_and_load_round_trip(normal, tmp_path, size, grid, samples_dtype):
+    samples = normal(2, 4, *size, dtype=samples_dtype)
+    maps = [normal(2, *grid, dtype=torch.float32) for _ in range(12)]
+    before = recording(samples, maps, size, threshold=1.25, notes=["no middle block; used input.4"])
+    trace_of(before).save(tmp_path / "t.safetensors", samples)
+    trace, loaded = AttentionTrace.load(tmp_path / "t.safetensors")
+
+    assert loaded.dtype == samples_dtype and torch.equal(loaded, samples)
+    after = trace.find(samples)
+    for name in ("size", "threshold", "notes", "results"):
+        assert getattr(after, name) == getattr(before, name)
+    assert len(after.steps) == 12
+    for one, other in zip(after.steps, before.steps, strict=True):
+        assert torch.equal(one.attn_map, other.attn_map)
+        for name in ("sigma", "layer", "branch", "guided"):
+            assert getattr(one, name) == getattr(other, name)
+
+
+def test_saved_run_is_the_one_of_the_samples(normal, tmp_path):
+    first, second = normal(1, 4, 8, 8), normal(1, 4, 8, 8)
+    maps = [normal(1, 2, 2), normal(1, 2, 2)]
+    trace = trace_of(recording(first, maps[:1], (8, 8)), recording(second, maps[1:], (8, 8)))
+    trace.save(tmp_path / "t.safetensors", second)
+    loaded, samples = AttentionTrace.load(tmp_path / "t.safetensors")
+    assert torch.equal(samples, second)
+    assert torch.equal(loaded.find(second).attn_map(0), maps[1])
+
+
+def test_maps_that_share_memory_can_be_saved(normal, tmp_path):
+    # A step that a cache node skipped may repeat the map before it.
+    samples, both = normal(1, 4, 8, 8), normal(2, 2, 2)
+    trace_of(recording(samples, [both, both[:1], both, both.transpose(1, 2)], (8, 8))).save(tmp_path / "t", samples)
+    loaded = AttentionTrace.load(tmp_path / "t")[0].find(samples)
+    assert torch.equal(loaded.attn_map(2), both) and torch.equal(loaded.attn_map(3), both.transpose(1, 2))
+
+
+def test_an_existing_file_is_never_overwritten(normal, tmp_path):
+    samples, path = normal(1, 4, 8, 8), tmp_path / "taken.safetensors"
+    path.write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match="taken.safetensors"):
+        trace_of(recording(samples, [normal(1, 2, 2)], (8, 8))).save(path, samples)
+    assert path.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("maps", [[], None], ids=["no steps", "other samples"])
+def test_nothing_is_written_where_there_is_nothing_to_save(normal, tmp_path, maps):
+    samples = normal(1, 4, 8, 8)
+    trace = trace_of(recording(samples, [normal(1, 2, 2)] if maps is None else maps, (8, 8)))
+    with pytest.raises(ValueError):
+        trace.save(tmp_path / "t", samples + 1 if maps is None else samples)
+    assert not (tmp_path / "t").exists()
+
+
+class Bomb:
+    """Creates a file when unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "zip", "cut in the header", "cut in the data"])
+def test_damaged_file_is_refused_by_name(saved, damage):
+    path, whole = saved[0], saved[0].read_bytes()
+    path.write_bytes({"empty": b"", "text": b"not a trace", "zip": b"PK\x03\x04" + bytes(100),
+                      "cut in the header": whole[:40], "cut in the data": whole[:-1]}[damage])
+    with pytest.raises(ValueError, match="saved.safetensors"):
+        AttentionTrace.load(path)
+
+
+@pytest.mark.parametrize("write", [
+    lambda value, path: path.write_bytes(pickle.dumps(value)), torch.save], ids=["pickle", "torch.save"])
+def test_pickle_is_refused_by_name_and_never_run(tmp_path, write):
+    path, exploded = tmp_path / "bomb.safetensors", tmp_path / "exploded"
+    write(Bomb(exploded), path)
+    with pytest.raises(ValueError, match="bomb.safetensors"):
+        AttentionTrace.load(path)
+    assert not exploded.exists()
+
+
+def test_missing_file_and_folder_are_refused_by_name(tmp_path):
+    for path in (tmp_path / "nowhere.safetensors", tmp_path):
+        with pytest.raises(ValueError, match=path.name):
+            AttentionTrace.load(path)
+
+
+def contents(path):
+    """Tensors and metadata of a safetensors file."""
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+
+
+def without(key):
+    return lambda description: {name: value for name, value in description.items() if name != key}
+
+
+def with_step(**fields):
+    return lambda description: description | {"steps": [description["steps"][0] | fields]}
+
+
+@pytest.mark.parametrize("change", [
+    *[without(key) for key in ("size", "threshold", "notes", "steps")],
+    lambda description: [],
+    lambda description: None,
+    lambda description: description | {"size": None},
+    lambda description: description | {"steps": 3},
+    lambda description: description | {"steps": [{}]},
+    lambda description: description | {"steps": description["steps"] * 2},
+    with_step(surprise=1),
+], ids=["no size", "no threshold", "no notes", "no steps", "list", "null", "size null", "steps 3", "step empty",
+        "more steps than maps", "unknown field"])
+def test_trace_with_a_wrong_description_is_refused_by_name(saved, tmp_path, change):
+    tensors, metadata = contents(saved[0])
+    same, changed = tmp_path / "same.safetensors", tmp_path / "changed.safetensors"
+    save_file(tensors, same, metadata)
+    assert torch.equal(AttentionTrace.load(same)[1], saved[1])
+    description = change(json.loads(metadata["recording"]))
+    save_file(tensors, changed, metadata | {"recording": json.dumps(description)})
+    with pytest.raises(ValueError, match="changed.safetensors"):
+        AttentionTrace.load(changed)
+
+
+@pytest.mark.parametrize("metadata", [
+    None, {"format": "pt"}, {"format": FORMAT}, {"format": FORMAT, "recording": "{"}], ids=str)
+def test_other_safetensors_file_is_refused_by_name(tmp_path, metadata):
+    save_file({"samples": torch.ones(1, 4, 8, 8)}, tmp_path / "model.safetensors", metadata)
+    with pytest.raises(ValueError, match="model.safetensors"):
+        AttentionTrace.load(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("missing", ["samples", "steps.0"])
+def test_trace_without_its_tensors_is_refused_by_name(saved, tmp_path, missing):
+    tensors, metadata = contents(saved[0])
+    del tensors[missing]
+    save_file(tensors, tmp_path / "part.safetensors", metadata)
+    with pytest.raises(ValueError, match="part.safetensors"):
+        AttentionTrace.load(tmp_path / "part.safetensors")
+
+
+def test_find_knows_a_run_by_any_of_its_results(normal):
+    runs = [recording(normal(1, 4, 8, 8), [], (8, 8)) for _ in range(2)]
+    other = normal(1, 4, 8, 8)
+    runs[1].results.add(fingerprint(other))
+    assert trace_of(*runs).find(other.float().double()) is runs[1]
+
+
+def test_find_says_that_the_trace_is_empty():
+    with pytest.raises(ValueError, match="trace is empty: no sampler has run"):
+        AttentionTrace().find(torch.ones(1, 4, 8, 8))
+
+
+def test_find_says_which_samples_are_not_of_a_run(normal):
+    samples = normal(1, 4, 8, 8)
+    trace = trace_of(recording(samples, [], (8, 8)))
+    with pytest.raises(ValueError, match=r"shape \(1, 4, 8, 8\) is not the result of a run"):
+        trace.find(samples + 1)
+
+
+def test_map_of_a_step_or_the_mean_of_all():
+    maps = [torch.full((1, 1, 2), value) for value in (1.0, 2.0, 6.0)]
+    run = recording(torch.ones(1), maps, (8, 16))
+    assert [run.attn_map(i)[0, 0, 0].item() for i in range(3)] == [1, 2, 6]
+    assert_close(run.attn_map(), torch.full((1, 1, 2), 3.0))
+
+
+def test_mean_is_over_the_maps_on_the_last_ones_grid():
+    maps = [torch.full((1, 2, 2), 9.0), torch.full((1, 1, 2), 1.0), torch.full((1, 1, 2), 2.0)]
+    assert_close(recording(torch.ones(1), maps, (8, 16)).attn_map(), torch.full((1, 1, 2), 1.5))
+
+
+@pytest.mark.parametrize("step", [3, 100, -2])
+def test_step_that_is_not_there_is_refused_by_name(normal, step):
+    run = recording(torch.ones(1), [normal(1, 2, 2) for _ in range(3)], (8, 8))
+    with pytest.raises(ValueError, match=f"step is {step}; this run has steps 0 to 2"):
+        run.attn_map(step)
+
+
+def test_run_without_steps_says_why():
+    with pytest.raises(ValueError, match="no steps: nothing was recorded"):
+        Recording((8, 8)).attn_map()
+    with pytest.raises(ValueError, match="no steps: this model has no softmax attention"):
+        Recording((8, 8), notes=["this model has no softmax attention"]).attn_map()
+
+
+@pytest.mark.parametrize("element", [0, 77, -1])
+def test_fingerprint_changes_with_one_bit_of_one_element(normal, element):
+    samples = normal(2, 3, 5, 7, dtype=torch.float32)
+    changed = samples.clone()
+    changed.view(-1)[element] = torch.nextafter(changed.view(-1)[element], torch.tensor(100.0))
+    assert fingerprint(changed) != fingerprint(samples)
+
+
+def test_fingerprint_changes_with_the_shape():
+    shapes = [(1, 4, 2, 3), (1, 4, 3, 2), (4, 2, 3), (1, 4, 2, 2)]
+    assert len({fingerprint(torch.zeros(shape)) for shape in shapes}) == 4
+
+
+def test_fingerprint_is_that_of_the_values(normal, dtype):
+    samples = normal(2, 3, 5, 7).to(dtype)
+    strided = samples.transpose(2, 3).contiguous().transpose(2, 3)
+    assert not strided.is_contiguous()
+    assert fingerprint(samples) == fingerprint(samples.float()) == fingerprint(strided) == fingerprint(samples.clone())
+    assert fingerprint(samples) == fingerprint(samples.requires_grad_())

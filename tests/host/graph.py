@@ -1,0 +1,60 @@
+"""What a user does in a graph, as functions: nodes are called as the host's executor calls them."""
+
+from __future__ import annotations
+
+import nodes
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from tests.host.models import Tiny
+
+
+def call(node_id: str, **inputs) -> tuple:
+    """Run a node of the host or of this pack; its outputs."""
+    node = nodes.NODE_CLASS_MAPPINGS[node_id]
+    if issubclass(node, io.ComfyNode):
+        clone = node.PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden.unique_id: "7"}})
+        return getattr(clone, node.FUNCTION)(**inputs).result
+    return getattr(node(), node.FUNCTION)(**inputs)
+
+
+def guide(model, scale: float = 0.5, blur_sigma: float = 1.5, threshold: float = 1.0, **inputs):
+    """Self-Attention Guidance on a model: (MODEL, trace)."""
+    return call("SAGGuidance", model=model, scale=scale, blur_sigma=blur_sigma, threshold=threshold, **inputs)
+
+
+def record(model, **inputs):
+    """Record Self-Attention on a model: (MODEL, trace)."""
+    return call("SAGRecordAttention", model=model, **inputs)
+
+
+def sample(tiny: Tiny, model=None, steps: int = 2, cfg: float = 3.0, sampler_name: str = "euler", seed: int = 1,
+           latent: dict | None = None, **inputs) -> Tensor:
+    """KSampler: the samples. Without a model that of `tiny` itself is used, unpatched."""
+    conds = {"positive": tiny.positive, "negative": tiny.negative}
+    (result,) = call("KSampler", model=model or tiny.model, seed=seed, steps=steps, cfg=cfg, sampler_name=sampler_name,
+                     scheduler="simple", latent_image=latent or {"samples": tiny.latent}, **(conds | inputs))
+    return result["samples"]
+
+
+def sample_basic(tiny: Tiny, model, steps: int = 2, seed: int = 1) -> tuple[Tensor, Tensor]:
+    """Basic Guider and SamplerCustomAdvanced, which know no negative: (output, denoised_output)."""
+    (guider,) = call("BasicGuider", model=model, conditioning=tiny.positive)
+    (noise,) = call("RandomNoise", noise_seed=seed)
+    (sampler,) = call("KSamplerSelect", sampler_name="euler")
+    (sigmas,) = call("BasicScheduler", model=model, scheduler="simple", steps=steps, denoise=1.0)
+    out, denoised = call("SamplerCustomAdvanced", noise=noise, guider=guider, sampler=sampler, sigmas=sigmas,
+                         latent_image={"samples": tiny.latent})
+    return out["samples"], denoised["samples"]
+
+
+def only(trace):
+    """The one recording of a trace."""
+    (recording,) = trace.recordings.values()
+    return recording
+
+
+def maps(trace) -> Tensor:
+    """The maps of the one recording, [steps, B, h, w]."""
+    return torch.stack([step.attn_map for step in only(trace).steps])

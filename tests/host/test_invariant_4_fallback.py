@@ -1,0 +1,129 @@
+"""A run never fails because of SAG: what cannot be recorded is not guided, is said once, and generation completes."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from tests.host import models
+from tests.host.graph import call, guide, only, record, sample
+from tests.host.observe import attention_calls, network_calls
+
+
+@pytest.fixture
+def warnings(caplog):
+    """What this pack said in the log."""
+    caplog.set_level(logging.WARNING)
+    return lambda: [r.getMessage() for r in caplog.records if r.getMessage().startswith("SAG: ")]
+
+
+def check_notes(trace, warnings, *parts: str) -> None:
+    """The notes hold these parts, one each; the log said every note once."""
+    notes = only(trace).notes
+    assert len(notes) == len(parts)
+    for note, part in zip(notes, parts, strict=True):
+        assert part in note
+    assert warnings() == [f"SAG: {note}" for note in notes]
+
+
+@pytest.mark.parametrize("build", [models.flux, models.no_attention], ids=["flux", "no attention"])
+@pytest.mark.parametrize("node", [guide, record], ids=["guidance", "recording"])
+def test_invariant_4_model_without_recordable_attention_is_sampled_as_it_is(build, node, warnings):
+    tiny = build()
+    expected = sample(tiny)
+    patched, trace = node(tiny.model)
+    with network_calls(tiny.model) as calls:
+        assert torch.equal(sample(tiny, patched), expected)
+    assert len(calls) == 2
+    check_notes(trace, warnings, "no self-attention that can be recorded")
+    with pytest.raises(ValueError, match="no self-attention that can be recorded"):
+        call("SAGMaskPreview", trace=trace, latent={"samples": expected}, step=-1, style="heatmap")
+
+
+def test_invariant_4_a_second_run_is_told_again(warnings):
+    tiny = models.no_attention()
+    patched, _ = guide(tiny.model)
+    sample(tiny, patched)
+    sample(tiny, patched)
+    assert len(warnings()) == 2
+
+
+@pytest.mark.parametrize(("layer", "used"), [("output.3", "middle.0"), ("output.3, input.3", "middle.0")])
+def test_invariant_4_layer_that_vanished_since_the_node_ran_falls_back_to_auto(layer, used, warnings):
+    """Another node may put another network into the model after this one was chosen for."""
+    tiny = models.sd15()
+    guided, trace = guide(tiny.model, layer=layer)
+    smaller = models.sd15(transformer_depth_output=[0, 0, 1, 1]).model
+    guided.add_object_patch("diffusion_model", smaller.model.diffusion_model)
+    expected, auto_trace = guide(smaller)
+    assert torch.equal(sample(tiny, guided), sample(tiny, expected))
+    assert {step.layer for step in only(trace).steps} == {used}
+    check_notes(trace, warnings, "layer is 'output.3'")
+    assert only(auto_trace).notes == []
+
+
+def test_invariant_4_model_that_lost_all_attention_since_the_node_ran(warnings):
+    tiny = models.sd15()
+    guided, trace = guide(tiny.model)
+    bare = models.no_attention()
+    guided.add_object_patch("diffusion_model", bare.model.model.diffusion_model)
+    assert torch.equal(sample(tiny, guided), sample(bare))
+    check_notes(trace, warnings, "no self-attention that can be recorded")
+
+
+def merge_tokens(model):
+    return call("TomePatchModel", model=model, ratio=0.5)[0]
+
+
+def tile(model):
+    return call("HyperTile", model=model, tile_size=64, swap_size=1, max_depth=0, scale_depth=False)[0]
+
+
+def cache(node):
+    return lambda model: call(node, model=model, reuse_threshold=3.0, start_percent=0.0, end_percent=1.0, verbose=False)[0]
+
+
+def combine(first, model, other, **settings):
+    """Guidance and another node on a model, in either order: (MODEL, trace)."""
+    if first == "other":
+        return guide(other(model), **settings)
+    guided, trace = guide(model, **settings)
+    return other(guided), trace
+
+
+@pytest.mark.parametrize("first", ["sag", "other"])
+@pytest.mark.parametrize("other", [merge_tokens, tile], ids=["ToMe", "HyperTile"])
+def test_invariant_4_tokens_merged_or_tiled_by_another_node_are_not_guided(other, first, warnings):
+    tiny = models.sd15().sized(32, 32)
+    torch.manual_seed(0)
+    expected = sample(tiny, other(tiny.model))
+    guided, trace = combine(first, tiny.model, other, layer="input.1")
+    torch.manual_seed(0)
+    assert torch.equal(sample(tiny, guided), expected)
+    assert not torch.equal(expected, sample(tiny))  # the other node did act
+    check_notes(trace, warnings, "layer input.1 attends to", "no attention map", "nothing was recorded")
+
+
+@pytest.mark.parametrize("other", [merge_tokens, tile], ids=["ToMe", "HyperTile"])
+def test_invariant_4_layers_that_others_leave_alone_are_guided(other, warnings):
+    tiny = models.sd15().sized(32, 32)
+    guided, trace = guide(other(tiny.model))
+    sample(tiny, guided)
+    assert [step.guided for step in only(trace).steps] == [True, True]
+    check_notes(trace, warnings)
+
+
+@pytest.mark.parametrize("first", ["sag", "other"])
+@pytest.mark.parametrize(("node", "notes"), [("EasyCache", ["no attention map"]), ("LazyCache", [])])
+def test_invariant_4_steps_that_a_cache_skips_are_not_guided(node, notes, first, warnings):
+    tiny = models.sd15()
+    with attention_calls(tiny.model) as (watched, calls):
+        guided, trace = combine(first, watched, cache(node))
+        out = sample(tiny, guided, steps=6)
+    steps = only(trace).steps
+    assert out.isfinite().all()
+    assert 0 < len(steps) < 6 and all(step.guided for step in steps)
+    assert [c.is_extra for c in calls if c.q is not None] == [False, True] * len(steps)
+    check_notes(trace, warnings, *notes)

@@ -1,0 +1,151 @@
+"""Other nodes keep working: what they own is called, not displaced, in whatever order nodes were added."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from tests.host import models
+from tests.host.graph import call, guide, maps, only, record, sample
+from tests.host.observe import network_calls
+
+ORDERS = pytest.mark.parametrize("first", ["sag", "other"])
+CLOSE = {"rtol": 1e-4, "atol": 2e-3}  # samples are in the hundreds
+
+
+@pytest.fixture
+def tiny():
+    return models.sd15()
+
+
+def perturb(model):
+    return call("PerturbedAttentionGuidance", model=model, scale=1.0)[0]
+
+
+def builtin(model):
+    return call("SelfAttentionGuidance", model=model, scale=0.3, blur_sigma=2.0)[0]
+
+
+def combine(first, model, other, patch=guide, **inputs):
+    """This pack's node and another on a model, in either order: (MODEL, trace)."""
+    if first == "other":
+        return patch(other(model), **inputs)
+    patched, trace = patch(model, **inputs)
+    return other(patched), trace
+
+
+@ORDERS
+def test_invariant_6_pag_on_the_same_block_adds_what_it_adds_alone(tiny, first):
+    base, pag, sag = (sample(tiny, m, steps=1) for m in (tiny.model, perturb(tiny.model), guide(tiny.model)[0]))
+    both, trace = combine(first, tiny.model, perturb)
+    with network_calls(tiny.model) as calls:
+        out = sample(tiny, both, steps=1)
+    assert_close(out - base, (pag - base) + (sag - base), **CLOSE)
+    assert (pag - base).abs().max() > 1 and (sag - base).abs().max() > 1
+    assert [c.is_extra for c in calls] == [False, *([False, True] if first == "other" else [True, False])]
+    assert len(only(trace).steps) == 1
+
+
+@ORDERS
+def test_invariant_6_recording_leaves_pag_bit_identical_and_its_pass_unrecorded(tiny, first):
+    both, trace = combine(first, tiny.model, perturb, record)
+    assert torch.equal(sample(tiny, both), sample(tiny, perturb(tiny.model)))
+    alone, alone_trace = record(perturb(tiny.model))
+    sample(tiny, alone)
+    assert torch.equal(maps(trace), maps(alone_trace))
+
+
+@ORDERS
+def test_invariant_6_builtin_sag_on_the_same_block_acts_too(tiny, first):
+    base, stock, sag = (sample(tiny, m, steps=1) for m in (tiny.model, builtin(tiny.model), guide(tiny.model)[0]))
+    both, _ = combine(first, tiny.model, builtin)
+    out = sample(tiny, both, steps=1)
+    assert_close(out - base, (stock - base) + (sag - base), **CLOSE)
+    assert (stock - base).abs().max() > 1
+
+
+@ORDERS
+def test_invariant_6_recording_leaves_builtin_sag_bit_identical(tiny, first):
+    both, trace = combine(first, tiny.model, builtin, record)
+    assert torch.equal(sample(tiny, both), sample(tiny, builtin(tiny.model)))
+    alone, alone_trace = record(tiny.model)
+    sample(tiny, alone, steps=1)
+    assert_close(maps(trace)[0], maps(alone_trace)[0])
+
+
+def watching(kind, seen):
+    """A node that owns the attention (`override`, or replacement of the middle block's under either key)."""
+    from comfy.ldm.modules.attention import optimized_attention
+
+    def owner(q, k, v, extra_options):
+        seen.append((q.double().sum().item(), k.double().sum().item()))
+        return 0.5 * optimized_attention(q, k, v, extra_options["n_heads"])
+
+    def override(func, q, k, v, *args, **kwargs):
+        seen.append((q.double().sum().item(), k.double().sum().item()))
+        return 0.5 * func(q, k, v, *args, **kwargs)
+
+    def node(model):
+        model = model.clone()
+        if kind == "override":
+            model.model_options["transformer_options"]["optimized_attention_override"] = override
+        elif kind == "block":
+            model.set_model_attn1_replace(owner, "middle", 0)
+        else:
+            model.set_model_attn1_replace(owner, "middle", 0, 0)
+        return model
+
+    return node
+
+
+@ORDERS
+@pytest.mark.parametrize("kind", ["override", "block", "transformer"])
+def test_invariant_6_owners_of_attention_are_called_with_the_same_q_and_k(tiny, kind, first):
+    alone_seen, seen = [], []
+    expected = sample(tiny, watching(kind, alone_seen)(tiny.model))
+    both, trace = combine(first, tiny.model, watching(kind, seen), record)
+    assert torch.equal(sample(tiny, both), expected)
+    assert not torch.equal(expected, sample(tiny))
+    assert seen == alone_seen and len(seen) == 2 * (14 if kind == "override" else 1)
+    assert len(only(trace).steps) == 2
+
+
+@ORDERS
+@pytest.mark.parametrize("kind", ["override", "block", "transformer"])
+def test_invariant_6_owners_of_attention_act_in_the_extra_pass(tiny, kind, first):
+    seen = []
+    both, _ = combine(first, tiny.model, watching(kind, seen))
+    sample(tiny, both, steps=1)
+    assert len(seen) == 2 * (14 if kind == "override" else 1)
+
+
+def test_invariant_6_wrappers_of_the_network_see_both_passes(tiny):
+    seen = []
+
+    def wrapper(apply_model, args):
+        seen.append(bool(args["c"]["transformer_options"].get("sag_pass")))
+        return 0.9 * apply_model(args["input"], args["timestep"], **args["c"])
+
+    model = tiny.model.clone()
+    model.set_model_unet_function_wrapper(wrapper)
+    guided, _ = guide(model)
+    sample(tiny, guided)
+    assert seen == [False, True, False, True]
+
+
+def test_invariant_6_guidance_takes_its_place_in_the_chain_of_other_nodes(tiny):
+    before, after = [], []
+
+    def watch(seen):
+        return lambda args: seen.append(args["denoised"]) or args["denoised"]
+
+    model = tiny.model.clone()
+    model.set_model_sampler_post_cfg_function(watch(before))
+    model, _ = guide(model)
+    model.set_model_sampler_post_cfg_function(watch(after))
+    out = sample(tiny, model, steps=1)
+    scale = tiny.model.model.process_latent_out(torch.ones(1))
+    assert torch.equal(scale * before[0], sample(tiny, steps=1))
+    assert_close(scale * after[0], out)
+    assert not torch.equal(before[0], after[0])

@@ -1,0 +1,1 @@
+"""Development commands: `python3 -m tools.<name>` from the checkout, or the Makefile's targets."""

@@ -1,0 +1,66 @@
+"""Draw a sheet of samples of the embedded model: `python -m training.sample`. Deterministic DDIM, no host."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from sag_core.adm.checkpoint import load_checkpoint
+from sag_core.adm.config import ADMConfig
+from sag_core.adm.schedule import betas
+from sag_core.adm.unet import ADMUNet
+from sag_core.render import contact_sheet
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def load(path: Path) -> tuple[ADMUNet, ADMConfig]:
+    """The model of a checkpoint, in float32, ready to predict."""
+    tensors, config = load_checkpoint(path)
+    model = ADMUNet(config)
+    model.load_state_dict(tensors)
+    return model.eval().requires_grad_(False), config
+
+
+def ddim(model: ADMUNet, config: ADMConfig, x: Tensor, label: Tensor, steps: int = 25) -> Tensor:
+    """Deterministic DDIM (arXiv 2010.02502, eta 0) from noise x [B, 3, H, W] to images in [-1, 1]."""
+    alpha_bar = torch.cumprod(1 - betas(config), 0)
+    times = torch.linspace(config.timesteps - 1, 0, steps).round().long()
+    following = torch.cat([alpha_bar[times[1:]], torch.ones(1, dtype=alpha_bar.dtype)])
+    for t, after in zip(tqdm(times, unit="step"), following, strict=True):
+        here = alpha_bar[t]
+        eps = model(x, t.expand(len(x)), label)[:, :3]
+        denoised = ((x - (1 - here).sqrt() * eps) / here.sqrt()).clamp(-1, 1)
+        eps = (x - here.sqrt() * denoised) / (1 - here).sqrt()
+        x = (after.sqrt() * denoised + (1 - after).sqrt() * eps).float()
+    return x
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, default=ROOT / "models" / "shapes32.safetensors")
+    parser.add_argument("--out", type=Path, default=ROOT / "training" / "samples.png")
+    parser.add_argument("--columns", type=int, default=10, help="samples of each class")
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    model, config = load(args.model)
+    # A row for every label; the last, the null label, is unconditional.
+    label = torch.arange(config.num_classes).repeat_interleave(args.columns)
+    noise = torch.randn(len(label), 3, config.image_size, config.image_size,
+                        generator=torch.Generator().manual_seed(args.seed))
+    images = ddim(model, config, noise, label, args.steps).clamp(-1, 1) / 2 + 0.5
+    images = images.permute(0, 2, 3, 1).repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+    sheet = contact_sheet(images, args.columns)[0]
+    Image.fromarray((sheet * 255).round().byte().numpy()).save(args.out)
+    print(args.out)
+
+
+if __name__ == "__main__":
+    main()
