@@ -23,7 +23,7 @@ class SAGLoadADM(io.ComfyNode):
                         "is no VAE: decode with Load VAE, pixel_space.",
             search_aliases=["guided diffusion", "openai", "pixel space", "IDDPM"],
             inputs=[io.Combo.Input("ckpt_name", options=checkpoint_names(),
-                                   tooltip="A checkpoint in the checkpoints folders, or the small model of this pack.")],
+                                   tooltip="A file in the checkpoints folders, or the small model of this pack.")],
             outputs=[io.Model.Output()],
         )
 
@@ -44,7 +44,7 @@ class SAGClassLabel(io.ComfyNode):
             description="What a class-conditional pixel model is to draw, as conditioning.",
             search_aliases=["class conditional", "imagenet class"],
             inputs=[io.Int.Input("label", default=0, min=-1, max=100_000,
-                                 tooltip="Number of the class; -1 is unconditional, for models that have a null label.")],
+                                 tooltip="Number of the class; -1 is no class, for models that have a null label.")],
             outputs=[io.Conditioning.Output()],
         )
 

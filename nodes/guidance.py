@@ -27,18 +27,18 @@ class SAGGuidance(io.ComfyNode):
                 io.Float.Input("scale", default=0.5, min=-10, max=10, step=0.01,
                                tooltip="Strength. 0 is off and costs nothing; 0.1 to 1 is usual."),
                 io.Float.Input("blur_sigma", default=2.0, min=0, max=100, step=0.1,
-                               tooltip="How far the blur reaches, in pixels of the model's own space (a latent pixel is "
-                                       "8 image pixels for Stable Diffusion)."),
+                               tooltip="How far the blur reaches, in pixels of the model's own space (a latent pixel "
+                                       "is 8 image pixels for Stable Diffusion)."),
                 io.Float.Input("threshold", default=1.0, min=0, max=100, step=0.05,
-                               tooltip="Attention above which a place is blurred; 1 is the average. Lower blurs more, 0 "
-                                       "everything."),
+                               tooltip="Attention above which a place is blurred; 1 is the average. Lower blurs more, "
+                                       "0 everything."),
                 layer_input(),
                 io.Float.Input("start_percent", default=0.0, min=0, max=1, step=0.01, optional=True, advanced=True,
                                tooltip="Where in the sampling guidance starts."),
                 io.Float.Input("end_percent", default=1.0, min=0, max=1, step=0.01, optional=True, advanced=True,
                                tooltip="Where in the sampling guidance ends."),
                 io.Int.Input("blur_kernel", default=0, min=0, max=999, optional=True, advanced=True,
-                             tooltip="Taps of the blur: 0 follows blur_sigma, else an odd number (the authors use 31)."),
+                             tooltip="Taps of the blur: 0 follows blur_sigma, else an odd number (the paper: 31)."),
             ],
             outputs=[io.Model.Output(), Trace.Output(display_name="trace")],
             hidden=[io.Hidden.unique_id],

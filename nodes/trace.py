@@ -31,8 +31,8 @@ class SAGMaskPreview(io.ComfyNode):
                 io.Int.Input("step", default=-1, min=-1, max=10_000,
                              tooltip="A step, counted from 0, or -1 for the mean over all of them."),
                 io.Combo.Input("style", options=list(STYLES),
-                               tooltip="heatmap: attention in colour. mask: what is blurred. overlay: the heat map over "
-                                       "the image, where the mask is. sheet: every step side by side, a row an image."),
+                               tooltip="heatmap: attention in colour. mask: what is blurred. overlay: the heat map "
+                                       "over the image, where the mask is. sheet: every step side by side."),
                 io.Image.Input("image", optional=True,
                                tooltip="The decoded images, for overlay; the mask takes their size."),
             ],
@@ -53,12 +53,13 @@ class SAGSaveTrace(io.ComfyNode):
             node_id="SAGSaveTrace",
             display_name="Save Attention Trace",
             category=CATEGORY,
-            description="Saves every step's attention map of a run, and its latent, as safetensors in the output folder.",
+            description="Saves every step's attention map of a run, and its latent, as safetensors in the output "
+                        "folder.",
             inputs=[
                 Trace.Input("trace", tooltip=TRACE_TOOLTIP),
                 io.Latent.Input("latent", tooltip=LATENT_TOOLTIP),
                 io.String.Input("filename_prefix", default="sag_trace",
-                                tooltip="Start of the file's name; a folder may stand before it. Nothing is overwritten."),
+                                tooltip="Start of the file's name, with a folder if you like. Nothing is overwritten."),
             ],
             outputs=[],
             is_output_node=True,
@@ -81,7 +82,8 @@ class SAGLoadTrace(io.ComfyNode):
             display_name="Load Attention Trace",
             category=CATEGORY,
             description="Loads what Save Attention Trace saved, from the output or input folder.",
-            inputs=[io.Combo.Input("trace_name", options=trace_names(), tooltip="A trace in the output or input folder.")],
+            inputs=[io.Combo.Input("trace_name", options=trace_names(),
+                                   tooltip="A trace in the output or input folder.")],
             outputs=[Trace.Output(display_name="trace"), io.Latent.Output(display_name="latent")],
         )
 

@@ -8,8 +8,8 @@ CATEGORY = "advanced/guidance/SAG"
 Trace = io.Custom("SAG_TRACE")
 
 MODEL_TOOLTIP = "The model to patch. It is not changed; connect this node's MODEL to the sampler."
-LAYER_TOOLTIP = ("Whose self-attention is used: auto, a layer of the model (middle.0, output.2), a range (output.2-4), or "
-                 "several separated by commas, which are averaged. A wrong name is answered with the model's layers.")
+LAYER_TOOLTIP = ("Whose self-attention is used: auto, a layer of the model (middle.0, output.2), a range (output.2-4), "
+                 "or several separated by commas, which are averaged. A wrong name is answered with those there are.")
 
 
 def layer_input() -> io.String.Input:

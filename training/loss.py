@@ -1,4 +1,4 @@
-"""The hybrid objective of improved diffusion models (IDDPM, arXiv 2102.09672, section 3.1)."""
+"""The objective of the embedded model: IDDPM's hybrid loss with a multi-scale noise error."""
 
 from __future__ import annotations
 
@@ -6,14 +6,28 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sag_core.adm.config import ADMConfig
 from sag_core.adm.schedule import betas
 
 
+def multiscale_error(error: Tensor) -> Tensor:
+    """Mean squared error at every resolution, coarse ones weighted up (simple diffusion, arXiv 2301.11093, sec. 3.2).
+
+    The plain error hardly sees the coarsest structure: an image's mean colour is one of a thousand dimensions, yet at
+    high noise a small error in it is a wrong colour of everything.
+
+    Args:
+        error: [B, C, H, W]; the coarsest scale is the largest power of two that fits.
+    """
+    scales = range(min(error.shape[-2:]).bit_length())
+    return sum(2 ** k * F.avg_pool2d(error, 2 ** k).square().mean() for k in scales)
+
+
 class HybridLoss:
-    """Mean squared error of the predicted noise plus the variational bound of the learned variance.
+    """Error of the predicted noise plus the variational bound of the learned variance (arXiv 2102.09672, sec. 3.1).
 
     The bound's mean is detached, so that it teaches the variance alone (L_hybrid with L_vlb in bits).
     """
@@ -33,7 +47,7 @@ class HybridLoss:
         self.mean_weight = (beta ** 2 / ((1 - beta) * (1 - alpha_bar))).float()
 
     def __call__(self, model: Callable, x0: Tensor, label: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss to minimise and its noise-prediction part, both scalars.
+        """Loss to minimise, and the mean squared error of the noise as a figure to watch; both scalars.
 
         Args:
             model: `model(x, t, label)` -> [B, 6, H, W], noise and variance interpolation.
@@ -46,9 +60,9 @@ class HybridLoss:
             return table.to(x0.device)[t][:, None, None, None]
 
         predicted, interpolation = model(at(self.signal) * x0 + at(self.noise) * eps, t, label).float().chunk(2, dim=1)
-        simple = (predicted - eps).square().mean()
+        error = predicted - eps
         log_var = torch.lerp(at(self.log_variance), at(self.log_beta), (interpolation + 1) / 2)
         truth = at(self.log_variance)
-        squared_mean = at(self.mean_weight) * (predicted.detach() - eps).square()
+        squared_mean = at(self.mean_weight) * error.detach().square()
         kl = 0.5 * (log_var - truth - 1 + (truth - log_var).exp() + squared_mean * (-log_var).exp())
-        return simple + kl.mean() / math.log(2), simple.detach()
+        return multiscale_error(error) + kl.mean() / math.log(2), error.detach().square().mean()

@@ -40,10 +40,13 @@ def load_model(tensors: dict[str, Tensor], config: ADMConfig):
     offload_device = comfy.model_management.unet_offload_device()
     model = _HostModel(model_config)
     patcher = comfy.model_patcher.CoreModelPatcher(model, load_device=load_device, offload_device=offload_device)
-    result = model.diffusion_model.load_state_dict(tensors, strict=False, assign=patcher.is_dynamic())
+    try:
+        result = model.diffusion_model.load_state_dict(tensors, strict=False, assign=patcher.is_dynamic())
+    except RuntimeError as error:
+        raise ValueError(f"the checkpoint does not fit its architecture: {error}") from error
     if result.missing_keys or result.unexpected_keys:
-        raise ValueError(f"the checkpoint does not fit its architecture: {len(result.missing_keys)} tensors are missing "
-                         f"and {len(result.unexpected_keys)} are left over, "
+        raise ValueError("the checkpoint does not fit its architecture: "
+                         f"{len(result.missing_keys)} tensors are missing and {len(result.unexpected_keys)} left over, "
                          f"such as {(result.missing_keys + result.unexpected_keys)[0]!r}")
     return patcher
 
@@ -110,11 +113,15 @@ class _HostModel(comfy.model_base.BaseModel):
 
 
 class _Sampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
-    """The noise levels of the model's own training process, of any length."""
+    """The noise levels of the model's own training process, of any length, and clean predictions that are images."""
 
     def __init__(self, config: ADMConfig):
         super().__init__()
         self._register_schedule(given_betas=betas(config))
+
+    def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
+        """x0 clamped to the range of pixels, as OpenAI's samplers do; without it high noise levels burn the colours."""
+        return super().calculate_denoised(sigma, model_output, model_input).clamp(-1, 1)
 
     def percent_to_sigma(self, percent: float) -> float:
         if 0.0 < percent < 1.0:

@@ -196,7 +196,7 @@ class Run:
         return None
 
     def _tell_apart(self, conds: list | None) -> list | None:
-        """Conds that share a uuid (the host makes such twins of area conds) get one of their own, the same each step."""
+        """Conds that share a uuid (the host makes such twins of area conds) get their own, the same each step."""
         ids = [cond["uuid"] for cond in conds or ()]
         if len(set(ids)) == len(ids):
             return conds

@@ -26,6 +26,8 @@ class ADMConfig:
         scale_shift_norm: the timestep scales and shifts the second norm instead of being added.
         resblock_updown: resampling is done by residual blocks instead of a convolution.
         new_attention_order: qkv channels are split into q, k, v first and heads second.
+        norm_groups: groups of every normalisation, 32 in all published models. Narrow models need fewer: a group of one
+            channel loses that channel's mean, and with it the image's mean colour.
         image_size: side of the training images, in pixels; the model itself accepts other sizes.
         noise_schedule: "linear" (DDPM, arXiv 2006.11239) or "cosine" (IDDPM, arXiv 2102.09672).
         timesteps: length of the training diffusion process.
@@ -48,13 +50,14 @@ class ADMConfig:
     scale_shift_norm: bool = True
     resblock_updown: bool = True
     new_attention_order: bool = False
+    norm_groups: int = 32
     image_size: int = 64
     noise_schedule: str = "linear"
     timesteps: int = 1000
     timestep_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("model_channels", "num_res_blocks", "in_channels", "image_size", "timesteps"):
+        for name in ("model_channels", "num_res_blocks", "in_channels", "norm_groups", "image_size", "timesteps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not self.channel_mult:
@@ -67,6 +70,8 @@ class ADMConfig:
             raise ValueError(f"num_heads is {self.num_heads} and head_channels is {self.head_channels}; "
                              "the one that decides must be at least 1")
         for width in map(self.width, range(len(self.channel_mult))):
+            if width % self.norm_groups:
+                raise ValueError(f"a level of {width} channels cannot be split into {self.norm_groups} norm_groups")
             if width % (self.num_heads or self.head_channels):
                 raise ValueError(f"a level of {width} channels cannot be split into attention heads: "
                                  f"num_heads {self.num_heads}, head_channels {self.head_channels}")

@@ -73,11 +73,12 @@ class ResBlock(nn.Module):
         self.scale_shift_norm = config.scale_shift_norm
         self.resample = resample
         self.in_layers = nn.Sequential(
-            layers.GroupNorm(32, channels), nn.SiLU(), layers.Conv2d(channels, out_channels, 3, padding=1))
+            layers.GroupNorm(config.norm_groups, channels), nn.SiLU(),
+            layers.Conv2d(channels, out_channels, 3, padding=1))
         self.emb_layers = nn.Sequential(
             nn.SiLU(), layers.Linear(emb_channels, out_channels * (2 if self.scale_shift_norm else 1)))
         self.out_layers = nn.Sequential(
-            layers.GroupNorm(32, out_channels), nn.SiLU(), nn.Identity(),
+            layers.GroupNorm(config.norm_groups, out_channels), nn.SiLU(), nn.Identity(),
             layers.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip_connection = (
             nn.Identity() if channels == out_channels else layers.Conv2d(channels, out_channels, 1))
@@ -106,7 +107,7 @@ class AttentionBlock(nn.Module):
         order = "three h d" if config.new_attention_order else "h three d"
         self.split = f"b ({order}) n -> three b h n d"
         self.attention = attention
-        self.norm = layers.GroupNorm(32, channels)
+        self.norm = layers.GroupNorm(config.norm_groups, channels)
         self.qkv = layers.Conv1d(channels, channels * 3, 1)
         self.proj_out = layers.Conv1d(channels, channels, 1)
 
@@ -181,7 +182,8 @@ class ADMUNet(nn.Module):
                 self.output_blocks.append(nn.ModuleList(block))
 
         self.out = nn.Sequential(
-            layers.GroupNorm(32, channels), nn.SiLU(), layers.Conv2d(channels, config.out_channels, 3, padding=1))
+            layers.GroupNorm(config.norm_groups, channels), nn.SiLU(),
+            layers.Conv2d(channels, config.out_channels, 3, padding=1))
 
     def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None,
                 transformer_options: dict | None = None) -> Tensor:

@@ -169,6 +169,14 @@ def test_other_safetensors_file_is_refused_by_name(tmp_path, metadata):
         AttentionTrace.load(tmp_path / "model.safetensors")
 
 
+@pytest.mark.parametrize("form", ["sag-trace-0", "sag-trace-2", ""])
+def test_trace_of_another_format_is_refused_by_name(saved, tmp_path, form):
+    tensors, metadata = contents(saved[0])
+    save_file(tensors, tmp_path / "newer.safetensors", metadata | {"format": form})
+    with pytest.raises(ValueError, match="newer.safetensors"):
+        AttentionTrace.load(tmp_path / "newer.safetensors")
+
+
 @pytest.mark.parametrize("missing", ["samples", "steps.0"])
 def test_trace_without_its_tensors_is_refused_by_name(saved, tmp_path, missing):
     tensors, metadata = contents(saved[0])

@@ -72,7 +72,7 @@ def test_the_preview_works_when_the_sampler_comes_from_the_cache(server, quickst
 
 def test_a_new_run_of_the_same_sampler_clears_the_old_steps(server, quickstart):
     preview, sampler = find_node(quickstart, "SAGMaskPreview"), find_node(quickstart, "KSampler")
-    sheet = with_input(quickstart, preview, "style", "sheet")
+    sheet = with_input(with_input(quickstart, preview, "style", "sheet"), sampler, "scheduler", "simple")
     long = with_input(with_input(sheet, sampler, "steps", 6), sampler, "seed", 7)
     wide = pictures(server, server.run(long), long, "SAG_attention").shape
     short = with_input(long, sampler, "steps", 3)
