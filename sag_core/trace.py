@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,21 +122,34 @@ class AttentionTrace:
             ValueError: the file is not a trace, or it is damaged; the message names it.
         """
         try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise ValueError(f"{path} is a safetensors file but no attention trace")
-                description = json.loads(metadata["recording"])
-                samples = file.get_tensor("samples")
-                steps = [Step(attn_map=file.get_tensor(f"steps.{i}"), **step)
-                         for i, step in enumerate(description["steps"])]
-                recording = Recording(tuple(description["size"]), description["threshold"], steps,
-                                      description["notes"], {fingerprint(samples)})
-        except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            recording, samples = _read(path)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as an attention trace: {error}") from error
         trace = cls()
         trace.recordings["loaded"] = recording
         return trace, samples
+
+
+def _read(path: Path) -> tuple[Recording, Tensor]:
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"it is safetensors, but not marked {FORMAT}")
+        description = json.loads(metadata["recording"])
+        samples = file.get_tensor("samples")
+        steps = [Step(attn_map=file.get_tensor(f"steps.{i}"), **step) for i, step in enumerate(description["steps"])]
+    recording = Recording(tuple(description["size"]), description["threshold"], steps, description["notes"],
+                          {fingerprint(samples)})
+    # The file may come from anywhere: what is drawn later must not meet surprises.
+    if recording.size != tuple(samples.shape[2:]) or len(recording.size) not in (2, 3):
+        raise ValueError(f"its size is {recording.size}, its samples are {tuple(samples.shape)}")
+    if not math.isfinite(recording.threshold):
+        raise ValueError(f"its threshold is {recording.threshold}")
+    for i, step in enumerate(steps):
+        attn_map = step.attn_map
+        if attn_map.ndim != len(recording.size) + 1 or not attn_map.numel() or not attn_map.isfinite().all():
+            raise ValueError(f"step {i} holds no attention map")
+    return recording, samples
 
 
 def fingerprint(samples: Tensor) -> str:

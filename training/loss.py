@@ -13,17 +13,18 @@ from sag_core.adm.config import ADMConfig
 from sag_core.adm.schedule import betas
 
 
-def multiscale_error(error: Tensor) -> Tensor:
-    """Mean squared error at every resolution, coarse ones weighted up (simple diffusion, arXiv 2301.11093, sec. 3.2).
+def multiscale_error(error: Tensor, weight: Tensor) -> Tensor:
+    """Weighted squared error at every resolution: of the pixels, and of averages over blocks of 2, 4, 8, ... pixels.
 
     The plain error hardly sees the coarsest structure: an image's mean colour is one of a thousand dimensions, yet at
-    high noise a small error in it is a wrong colour of everything.
+    high noise a small error in it is a wrong colour of everything (after simple diffusion, arXiv 2301.11093, sec. 3.2).
 
     Args:
         error: [B, C, H, W]; the coarsest scale is the largest power of two that fits.
+        weight: of each sample [B].
     """
     scales = range(min(error.shape[-2:]).bit_length())
-    return sum(2 ** k * F.avg_pool2d(error, 2 ** k).square().mean() for k in scales)
+    return sum((weight * F.avg_pool2d(error, 2 ** k).square().mean(dim=(1, 2, 3))).mean() for k in scales)
 
 
 class HybridLoss:
@@ -40,6 +41,9 @@ class HybridLoss:
         self.timesteps = config.timesteps
         self.signal = alpha_bar.sqrt().float()
         self.noise = (1 - alpha_bar).sqrt().float()
+        # Truncated SNR weighting (arXiv 2202.00512, sec. 4): above sigma 1 the error of the image counts, not that of the
+        # noise, or high noise levels would be learned last. Bounded, because the first levels hold no image at all.
+        self.weight = ((1 - alpha_bar) / alpha_bar).clamp(1, 25).float()
         self.log_beta = beta.log().float()
         # The posterior variance is 0 at t = 0; the published code uses the next one there.
         self.log_variance = torch.cat([variance[1:2], variance[1:]]).log().float()
@@ -65,4 +69,4 @@ class HybridLoss:
         truth = at(self.log_variance)
         squared_mean = at(self.mean_weight) * error.detach().square()
         kl = 0.5 * (log_var - truth - 1 + (truth - log_var).exp() + squared_mean * (-log_var).exp())
-        return multiscale_error(error) + kl.mean() / math.log(2), error.detach().square().mean()
+        return multiscale_error(error, self.weight.to(x0.device)[t]) + kl.mean() / math.log(2), error.detach().square().mean()

@@ -30,7 +30,8 @@ def load(path: Path) -> tuple[ADMUNet, ADMConfig]:
 def ddim(model: ADMUNet, config: ADMConfig, x: Tensor, label: Tensor, steps: int = 25) -> Tensor:
     """Deterministic DDIM (arXiv 2010.02502, eta 0) from noise x [B, 3, H, W] to images in [-1, 1]."""
     alpha_bar = torch.cumprod(1 - betas(config), 0)
-    times = torch.linspace(config.timesteps - 1, 0, steps).round().long()
+    # Evenly spaced from the second level up, as the host's ddim_uniform: the very last ones are noise alone.
+    times = torch.arange(1, config.timesteps, config.timesteps // steps).flip(0)
     following = torch.cat([alpha_bar[times[1:]], torch.ones(1, dtype=alpha_bar.dtype)])
     for t, after in zip(tqdm(times, unit="step"), following, strict=True):
         here = alpha_bar[t]

@@ -24,15 +24,16 @@ from training.scenes import SHAPES, draw
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ADMConfig(
     model_channels=32, channel_mult=(1, 2, 4), num_res_blocks=1, attention_downsamples=(2, 4), head_channels=32,
-    norm_groups=8, num_classes=len(SHAPES) + 1, null_label=len(SHAPES), image_size=32)
+    norm_groups=8, num_classes=len(SHAPES) + 1, null_label=len(SHAPES), image_size=32,
+    noise_schedule="cosine")
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=9_000, help="optimiser steps in all")
-    parser.add_argument("--decay", type=int, default=3_000, help="last steps, over which the learning rate falls to 0")
+    parser.add_argument("--steps", type=int, default=6_000, help="optimiser steps in all")
+    parser.add_argument("--decay", type=int, default=2_500, help="last steps, over which the learning rate falls to 0")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=8e-4)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--ema", type=float, default=0.999, help="decay of the averaged weights, per step")
     parser.add_argument("--null", type=float, default=0.5, help="share of labels dropped to the null label")
     parser.add_argument("--seed", type=int, default=0)

@@ -118,6 +118,9 @@ class _Sampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling
     def __init__(self, config: ADMConfig):
         super().__init__()
         self._register_schedule(given_betas=betas(config))
+        # The cosine schedule ends in levels of up to 20,000, where the host's schedulers would spend their steps. What
+        # lies above the last level of the linear one is noise to any image.
+        self.set_sigmas(self.sigmas[self.sigmas <= 160])
 
     def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
         """x0 clamped to the range of pixels, as OpenAI's samplers do; without it high noise levels burn the colours."""
@@ -125,5 +128,5 @@ class _Sampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling
 
     def percent_to_sigma(self, percent: float) -> float:
         if 0.0 < percent < 1.0:
-            return self.sigma(torch.tensor((1.0 - percent) * (self.num_timesteps - 1))).item()
+            return self.sigma(torch.tensor((1.0 - percent) * (len(self.sigmas) - 1))).item()
         return super().percent_to_sigma(percent)

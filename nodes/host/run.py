@@ -44,6 +44,7 @@ class Run:
         self.label = ", ".join(layers)
         self.interval, self.process = self._noise_levels()
         self.main: MainPass | None = None
+        self.whole = noise.shape
         self.last_denoised: Tensor | None = None
         self._twins: dict[tuple, uuid.UUID] = {}
 
@@ -121,14 +122,17 @@ class Run:
 
     # -- wrappers, from the outermost call to the innermost --------------------------------------------------------
 
-    def predict_noise(self, executor, *args, **kwargs) -> Tensor:
+    def predict_noise(self, executor, x: Tensor, *args, **kwargs) -> Tensor:
         """One evaluation of the guided model."""
-        self.main = None
-        return executor(*args, **kwargs)
+        self.main, self.whole = None, x.shape
+        return executor(x, *args, **kwargs)
 
     def calc_cond_batch(self, executor, model, conds: list, x: Tensor, sigma: Tensor, model_options: dict) -> list:
         """The first call of an evaluation is the main pass; later ones are other guidances' and SAG's own."""
         taken = self.main is not None or SAG_PASS in model_options.get("transformer_options", {})
+        if not taken and x.shape != self.whole:
+            self.note("the model is run on parts of the sample, which are neither recorded nor guided")
+            taken = True
         branch = None if taken else self._branch(conds, sigma)
         if branch is None:
             return executor(model, conds, x, sigma, model_options)
@@ -165,9 +169,6 @@ class Run:
         """Post-CFG function: the graph's result so far, guided."""
         main = self.main
         if main is None or not main.guided:
-            return args["denoised"]
-        if main.x.shape != args["input"].shape:
-            self.note("the model is run on parts of the sample, which were not guided")
             return args["denoised"]
 
         def predict(degraded_x: Tensor) -> Tensor:
@@ -242,6 +243,8 @@ def _combine(seen: Pass, conds: list, x: Tensor, sigma: Tensor) -> Tensor | None
     None where a cond gave no map.
     """
     conds = sorted((cond for cond in conds if _is_active(cond, sigma)), key=lambda cond: "default" in cond)
+    # A default cond is not run where the others leave it nothing to cover.
+    conds = [cond for cond in conds if "default" not in cond or cond["uuid"] in seen.maps]
     maps = [seen.maps.get(cond["uuid"]) for cond in conds]
     if not all(maps):
         return None

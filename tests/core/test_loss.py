@@ -30,14 +30,20 @@ def answer(eps, interpolation):
     return lambda x, t, label: torch.cat([eps, interpolation], dim=1)
 
 
-def error_by_blocks(error):
-    """Mean square over blocks of 1, 2, 4, ... pixels a side, times that side; incomplete blocks are left out."""
+def error_by_blocks(error, weight):
+    """Weighted mean square over blocks of 1, 2, 4, ... pixels a side; incomplete blocks are left out."""
     total, side = 0, 1
     while side <= min(error.shape[-2:]):
         rows, columns = (pixels // side for pixels in error.shape[-2:])
         blocks = error[..., :rows * side, :columns * side].unflatten(-2, (rows, side)).unflatten(-1, (columns, side))
-        total, side = total + side * (blocks.mean((-1, -3)) ** 2).mean(), 2 * side
+        total, side = total + (weight.view(-1, 1, 1, 1) * blocks.mean((-1, -3)) ** 2).mean(), 2 * side
     return total
+
+
+def snr_weight(config, t):
+    """sigma^2, kept between 1 and 25: what an error of the noise is in terms of the image."""
+    alpha_bar = torch.cumprod(1 - betas(config), 0)[t]
+    return (1 / alpha_bar - 1).clamp(1, 25).float()
 
 
 def posterior(config, t, x, x0):
@@ -58,18 +64,20 @@ def test_bound_is_zero_where_the_prediction_is_the_true_posterior(config, batch)
 
 
 @pytest.mark.parametrize(("error", "expected"), [
-    ([[2.0, 2.0], [2.0, 2.0]], 4 + 2 * 4),
+    ([[2.0, 2.0], [2.0, 2.0]], 4 + 4),
     ([[1.0, -1.0], [1.0, -1.0]], 1),
-    ([[4.0, 0.0, 0.0], [0.0, 0.0, 0.0]], 16 / 6 + 2 * 1),
+    ([[4.0, 0.0, 0.0], [0.0, 0.0, 0.0]], 16 / 6 + 1),
 ], ids=["everywhere", "fine", "odd width"])
 def test_multiscale_error_by_hand(error, expected):
-    assert multiscale_error(torch.tensor(error)[None, None]).item() == pytest.approx(expected)
+    error = torch.tensor(error)[None, None]
+    assert multiscale_error(error, torch.ones(1)).item() == pytest.approx(expected)
+    assert multiscale_error(error, torch.full((1,), 3.0)).item() == pytest.approx(3 * expected)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 5), (8, 8), (9, 16)], ids=str)
 def test_multiscale_error_is_that_of_the_blocks(normal, size):
-    error = normal(2, 3, *size)
-    assert_close(multiscale_error(error), error_by_blocks(error))
+    error, weight = normal(2, 3, *size), torch.tensor([1.0, 7.0], dtype=torch.float64)
+    assert_close(multiscale_error(error, weight), error_by_blocks(error, weight))
 
 
 @config
@@ -85,7 +93,7 @@ def test_bound_is_the_divergence_of_the_two_gaussians_in_bits(config, batch, nor
     x0, label, t, eps = batch
     predicted, v = normal(*eps.shape, dtype=torch.float32), normal(*eps.shape, dtype=torch.float32).tanh()
     loss, _ = HybridLoss(config)(answer(predicted, v), x0, label, t, eps)
-    bound = loss - error_by_blocks(predicted - eps)
+    bound = loss - error_by_blocks(predicted - eps, snr_weight(config, t))
 
     _, variance, beta, now = posterior(config, t, 0 * x0.double(), 0 * x0.double())
     x = now.sqrt() * x0 + (1 - now).sqrt() * eps
@@ -119,7 +127,7 @@ def test_bound_teaches_the_variance_and_not_the_noise(config, batch, normal):
     predicted, v = (normal(*eps.shape, dtype=torch.float32).requires_grad_() for _ in range(2))
     loss, _ = HybridLoss(config)(answer(predicted, v), x0, label, t, eps)
     to_noise, to_variance = torch.autograd.grad(loss, [predicted, v])
-    alone, = torch.autograd.grad(error_by_blocks(predicted - eps), [predicted])
+    alone, = torch.autograd.grad(error_by_blocks(predicted - eps, snr_weight(config, t)), [predicted])
     assert_close(to_noise, alone)
     assert (to_variance != 0).any()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 
 import pytest
@@ -144,12 +145,15 @@ def with_step(**fields):
     lambda description: [],
     lambda description: None,
     lambda description: description | {"size": None},
+    lambda description: description | {"size": [4096, 4096]},
+    lambda description: description | {"threshold": "1"},
+    lambda description: description | {"threshold": math.nan},
     lambda description: description | {"steps": 3},
     lambda description: description | {"steps": [{}]},
     lambda description: description | {"steps": description["steps"] * 2},
     with_step(surprise=1),
-], ids=["no size", "no threshold", "no notes", "no steps", "list", "null", "size null", "steps 3", "step empty",
-        "more steps than maps", "unknown field"])
+], ids=["no size", "no threshold", "no notes", "no steps", "list", "null", "size null", "another size",
+        "threshold text", "threshold nan", "steps 3", "step empty", "more steps than maps", "unknown field"])
 def test_trace_with_a_wrong_description_is_refused_by_name(saved, tmp_path, change):
     tensors, metadata = contents(saved[0])
     same, changed = tmp_path / "same.safetensors", tmp_path / "changed.safetensors"
@@ -159,6 +163,15 @@ def test_trace_with_a_wrong_description_is_refused_by_name(saved, tmp_path, chan
     save_file(tensors, changed, metadata | {"recording": json.dumps(description)})
     with pytest.raises(ValueError, match="changed.safetensors"):
         AttentionTrace.load(changed)
+
+
+@pytest.mark.parametrize("attn_map", [torch.ones(1, 4), torch.ones(1, 0, 4), torch.full((1, 2, 2), torch.nan)],
+                         ids=["flat", "no tokens", "nan"])
+def test_trace_with_something_else_for_a_map_is_refused_by_name(saved, tmp_path, attn_map):
+    tensors, metadata = contents(saved[0])
+    save_file(tensors | {"steps.0": attn_map}, tmp_path / "odd.safetensors", metadata)
+    with pytest.raises(ValueError, match="odd.safetensors.*step 0 holds no attention map"):
+        AttentionTrace.load(tmp_path / "odd.safetensors")
 
 
 @pytest.mark.parametrize("metadata", [

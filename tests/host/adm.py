@@ -50,9 +50,11 @@ def weights(classes: int = CLASSES) -> dict[str, Tensor]:
     tensors = {}
     for name, shape in published_layout(classes).items():
         value = torch.randn(shape, generator=generator)
-        one = len(shape) == 1 and name.endswith("weight")
-        sharp = 2 if "qkv" in name else 1
-        tensors[name] = 1 + 0.1 * value if one else sharp * value * (value[0].numel() ** -0.5 if len(shape) > 1 else 0.1)
+        if len(shape) > 1:
+            value *= (2 if "qkv" in name else 1) * value[0].numel() ** -0.5
+        else:
+            value = 0.1 * value + (1 if name.endswith("weight") else 0)
+        tensors[name] = value
     return tensors
 
 

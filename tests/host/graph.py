@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import nodes
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+import nodes
 from tests.host.models import Tiny
 
 
@@ -32,15 +32,19 @@ def record(model, **inputs):
 def sample(tiny: Tiny, model=None, steps: int = 2, cfg: float = 3.0, sampler_name: str = "euler", seed: int = 1,
            latent: dict | None = None, **inputs) -> Tensor:
     """KSampler: the samples. Without a model that of `tiny` itself is used, unpatched."""
-    conds = {"positive": tiny.positive, "negative": tiny.negative}
+    inputs = {"positive": tiny.positive, "negative": tiny.negative, "scheduler": "simple", **inputs}
     (result,) = call("KSampler", model=model or tiny.model, seed=seed, steps=steps, cfg=cfg, sampler_name=sampler_name,
-                     scheduler="simple", latent_image=latent or {"samples": tiny.latent}, **(conds | inputs))
+                     latent_image=latent or {"samples": tiny.latent}, **inputs)
     return result["samples"]
 
 
 def sample_basic(tiny: Tiny, model, steps: int = 2, seed: int = 1) -> tuple[Tensor, Tensor]:
     """Basic Guider and SamplerCustomAdvanced, which know no negative: (output, denoised_output)."""
-    (guider,) = call("BasicGuider", model=model, conditioning=tiny.positive)
+    return sample_guider(tiny, model, call("BasicGuider", model=model, conditioning=tiny.positive)[0], steps, seed)
+
+
+def sample_guider(tiny: Tiny, model, guider, steps: int = 2, seed: int = 1) -> tuple[Tensor, Tensor]:
+    """SamplerCustomAdvanced with a guider: (output, denoised_output)."""
     (noise,) = call("RandomNoise", noise_seed=seed)
     (sampler,) = call("KSamplerSelect", sampler_name="euler")
     (sigmas,) = call("BasicScheduler", model=model, scheduler="simple", steps=steps, denoise=1.0)

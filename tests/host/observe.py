@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -95,15 +96,20 @@ def hooks_on(model) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.model.modules())
 
 
-def tensors_alive() -> list[Tensor]:
-    """Every tensor that Python still holds."""
-    gc.collect()
-    return [o for o in gc.get_objects() if type(o) is Tensor]
+@contextmanager
+def new_tensors() -> Iterator[list[Tensor]]:
+    """The tensors made in the block that something still holds at its end."""
+    kept = []
+    gc.freeze()  # what exists now is neither collected nor listed
+    try:
+        yield kept
+        gc.collect()
+        kept += [o for o in gc.get_objects() if type(o) is Tensor]
+    finally:
+        gc.unfreeze()
 
 
-class Allocations(TorchDispatchMode):
-    """Counts the storages that operations returned, by size in bytes."""
-
+class _Storages(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.sizes = Counter()
@@ -114,3 +120,11 @@ class Allocations(TorchDispatchMode):
             if isinstance(tensor, Tensor):
                 self.sizes[tensor.untyped_storage().nbytes()] += 1
         return result
+
+
+def allocations(run: Callable[[], object]) -> Counter[int]:
+    """How often a run's operations returned a storage of so many bytes."""
+    # Inference mode would hide what composite operations allocate inside.
+    with torch.inference_mode(False), torch.no_grad(), _Storages() as seen:
+        run()
+    return seen.sizes

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import comfy.model_sampling
 import comfy.samplers
 import torch
 import torch.nn.functional as F
@@ -26,8 +27,11 @@ def attention_map(q: Tensor, k: Tensor, heads: int, grid: tuple[int, int]) -> Te
 
 
 def on_pixels(attn_map: Tensor, size: tuple[int, int], patch: int) -> Tensor:
-    """Every pixel takes the value of the patch it lies in: [B, h, w] -> [B, 1, H, W]."""
-    rows, columns = (torch.arange(side) // patch for side in size)
+    """Every pixel takes the value of the patch it lies in, [B, h, w] -> [B, 1, H, W]; other grids are stretched."""
+    grid = attn_map.shape[1:]
+    whole = all(-(-side // patch) == tokens for side, tokens in zip(size, grid, strict=True))
+    rows, columns = (torch.arange(side) // patch if whole else torch.arange(side) * tokens // side
+                     for side, tokens in zip(size, grid, strict=True))
     return attn_map[:, rows][:, :, columns][:, None]
 
 
@@ -62,18 +66,21 @@ class Reference:
         main = list(self.calls)
         x, sigma = args["input"], args["sigma"]
         level = sigma.reshape(-1, 1, 1, 1)
+        flow = isinstance(args["model"].model_sampling, comfy.model_sampling.CONST)
+        signal = 1 - level if flow else 1  # x = signal * x0 + level * eps
         index, conds, denoised = 1, args["uncond"], args["uncond_denoised"]
         if not any(comfy.samplers.get_area_and_mult(cond, x, sigma) for cond in conds or ()):
             index, conds, denoised = 0, args["cond"], args["cond_denoised"]
         self.branches.append(index)
-        eps = (x - denoised) / level
+        eps = (x - signal * denoised) / level
         low = degraded(denoised, self.pixel_map(main, index, conds, x, sigma), self.threshold, self.blur_sigma)
-        low_x = (low + level * eps).float()
+        low_x = (signal * low + level * eps).float()
         alone = [None] * index + [conds]
         again = comfy.samplers.calc_cond_batch(args["model"], alone, low_x, sigma, args["model_options"])[index]
         self.calls.clear()
-        base_eps = (x - args["denoised"]) / level
-        return (x - level * (base_eps + self.scale * (eps - (low_x - again) / level))).float()
+        low_eps = (low_x - signal * again) / level
+        base_eps = (x - signal * args["denoised"]) / level
+        return ((x - level * (base_eps + self.scale * (eps - low_eps))) / signal).float()
 
     def pixel_map(self, calls: list[Call], index: int, conds: list, x: Tensor, sigma: Tensor) -> Tensor:
         """The branch's map on the sample: its conds', each on its area, weighted as the host weights predictions."""

@@ -81,8 +81,17 @@ def tile(model):
     return call("HyperTile", model=model, tile_size=64, swap_size=1, max_depth=0, scale_depth=False)[0]
 
 
+def thin_out(model):
+    """Every other token attends to every other token."""
+    model = model.clone()
+    model.set_model_attn1_patch(lambda q, k, v, options: (q[:, ::2], k[:, ::2], v[:, ::2]))
+    model.set_model_attn1_output_patch(lambda out, options: out.repeat_interleave(2, dim=1))
+    return model
+
+
 def cache(node):
-    return lambda model: call(node, model=model, reuse_threshold=3.0, start_percent=0.0, end_percent=1.0, verbose=False)[0]
+    settings = {"reuse_threshold": 3.0, "start_percent": 0.0, "end_percent": 1.0, "verbose": False}
+    return lambda model: call(node, model=model, **settings)[0]
 
 
 def combine(first, model, other, **settings):
@@ -94,9 +103,9 @@ def combine(first, model, other, **settings):
 
 
 @pytest.mark.parametrize("first", ["sag", "other"])
-@pytest.mark.parametrize("other", [merge_tokens, tile], ids=["ToMe", "HyperTile"])
+@pytest.mark.parametrize("other", [merge_tokens, tile, thin_out], ids=["ToMe", "HyperTile", "tokens left out"])
 def test_invariant_4_tokens_merged_or_tiled_by_another_node_are_not_guided(other, first, warnings):
-    tiny = models.sd15().sized(32, 32)
+    tiny = models.sd15()
     torch.manual_seed(0)
     expected = sample(tiny, other(tiny.model))
     guided, trace = combine(first, tiny.model, other, layer="input.1")
@@ -108,7 +117,7 @@ def test_invariant_4_tokens_merged_or_tiled_by_another_node_are_not_guided(other
 
 @pytest.mark.parametrize("other", [merge_tokens, tile], ids=["ToMe", "HyperTile"])
 def test_invariant_4_layers_that_others_leave_alone_are_guided(other, warnings):
-    tiny = models.sd15().sized(32, 32)
+    tiny = models.sd15()
     guided, trace = guide(other(tiny.model))
     sample(tiny, guided)
     assert [step.guided for step in only(trace).steps] == [True, True]
@@ -127,3 +136,22 @@ def test_invariant_4_steps_that_a_cache_skips_are_not_guided(node, notes, first,
     assert 0 < len(steps) < 6 and all(step.guided for step in steps)
     assert [c.is_extra for c in calls if c.q is not None] == [False, True] * len(steps)
     check_notes(trace, warnings, *notes)
+
+
+@pytest.mark.parametrize("first", ["sag", "other"])
+def test_invariant_4_sample_that_is_run_in_windows_is_not_guided(first, warnings):
+    """The maps of some windows are no map of the sample."""
+    tiny = models.sd15().sized(batch=4)
+
+    def windows(model):
+        return call("ContextWindowsManual", model=model, context_length=2, context_overlap=1, context_stride=1,
+                    context_schedule="standard_static", closed_loop=False, fuse_method="pyramid", dim=0,
+                    freenoise=False)[0]
+
+    expected = sample(tiny, windows(tiny.model))
+    guided, trace = combine(first, tiny.model, windows)
+    with network_calls(tiny.model) as calls:
+        assert torch.equal(sample(tiny, guided), expected)
+    assert len(calls) == 2 * 3  # windows of two images, each but the last sharing one with the next
+    assert only(trace).steps == []
+    check_notes(trace, warnings, "run on parts of the sample", "nothing was recorded")

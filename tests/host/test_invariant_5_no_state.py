@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import comfy.utils
 import pytest
 import torch
 from comfy.model_management import InterruptProcessingException
@@ -12,7 +13,7 @@ from torch.testing import assert_close
 
 from tests.host import models
 from tests.host.graph import guide, maps, only, record, sample
-from tests.host.observe import MIDDLE, hooks_on, network_calls, tensors_alive
+from tests.host.observe import MIDDLE, hooks_on, network_calls, new_tensors
 
 
 @pytest.fixture
@@ -44,11 +45,9 @@ def test_invariant_5_a_run_leaves_model_and_options_as_they_were(tiny, node):
 @pytest.mark.parametrize("node", [guide, record], ids=["guidance", "recording"])
 def test_invariant_5_no_tensor_is_kept_but_the_maps(tiny, node):
     patched, trace = node(tiny.model)
-    sample(tiny, patched, steps=3)  # what the host keeps, it keeps from now on
-    before = tensors_alive()
-    sample(tiny, patched, steps=3)
-    known = {id(t) for t in before}
-    kept = [t for t in tensors_alive() if id(t) not in known]
+    sample(tiny, patched)  # what the host keeps, it keeps from now on
+    with new_tensors() as kept:
+        sample(tiny, patched)
     recorded = [step.attn_map for step in only(trace).steps]
     assert {id(t) for t in kept} == {id(t) for t in recorded}
     for attn_map in recorded:
@@ -61,8 +60,6 @@ def test_invariant_5_interrupt_in_the_middle_leaves_everything_clean(tiny, at):
     patched, trace = guide(tiny.model)
     expected = sample(tiny, patched, steps=3)
     expected_maps, options = maps(trace), everything(patched.model_options)
-    before = tensors_alive()
-    attention = tiny.model.model.diffusion_model.get_submodule(MIDDLE).attn1
     entered = []
 
     def interrupt(module, args):
@@ -70,20 +67,35 @@ def test_invariant_5_interrupt_in_the_middle_leaves_everything_clean(tiny, at):
         if len(entered) == at:
             raise InterruptProcessingException
 
-    handle = attention.register_forward_pre_hook(interrupt)
-    try:
+    handle = tiny.model.model.diffusion_model.get_submodule(MIDDLE).attn1.register_forward_pre_hook(interrupt)
+    with new_tensors() as kept:
         with pytest.raises(InterruptProcessingException):
             sample(tiny, patched, steps=3)
-    finally:
-        handle.remove()
-    assert len(entered) == at
+    handle.remove()
+    assert {id(t) for t in kept} <= {id(step.attn_map) for step in only(trace).steps}
     assert hooks_on(tiny.model) == 0 and everything(patched.model_options) == options
-    known = {id(t) for t in before} | {id(step.attn_map) for step in only(trace).steps}
-    assert [tuple(t.shape) for t in tensors_alive() if id(t) not in known] == []
     with pytest.raises(ValueError, match="not the result of a run"):
         trace.find(expected)
     assert torch.equal(sample(tiny, patched, steps=3), expected)
     assert torch.equal(maps(trace), expected_maps)
+
+
+def test_invariant_5_interrupt_between_steps_leaves_everything_clean(tiny):
+    """As the server does it: what shows the progress raises when the user has cancelled."""
+    patched, _ = guide(tiny.model)
+    expected, options = sample(tiny, patched, steps=3), everything(patched.model_options)
+
+    def cancel(*args, **kwargs):
+        raise InterruptProcessingException
+
+    comfy.utils.set_progress_bar_global_hook(cancel)
+    try:
+        with pytest.raises(InterruptProcessingException):
+            sample(tiny, patched, steps=3)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    assert hooks_on(tiny.model) == 0 and everything(patched.model_options) == options
+    assert torch.equal(sample(tiny, patched, steps=3), expected)
 
 
 def test_invariant_5_clones_of_one_model_do_not_disturb_each_other(tiny):

@@ -61,8 +61,10 @@ def test_invariant_6_builtin_sag_on_the_same_block_acts_too(tiny, first):
     base, stock, sag = (sample(tiny, m, steps=1) for m in (tiny.model, builtin(tiny.model), guide(tiny.model)[0]))
     both, _ = combine(first, tiny.model, builtin)
     out = sample(tiny, both, steps=1)
-    assert_close(out - base, (stock - base) + (sag - base), **CLOSE)
-    assert (stock - base).abs().max() > 1
+    if first == "other":
+        assert_close(out - base, (stock - base) + (sag - base), **CLOSE)
+    # The other way round the built-in node takes its mask from the extra pass, as it keeps the last pass it sees.
+    assert all((out - other).abs().max() > 1 for other in (base, stock, sag))
 
 
 @ORDERS
@@ -145,7 +147,6 @@ def test_invariant_6_guidance_takes_its_place_in_the_chain_of_other_nodes(tiny):
     model, _ = guide(model)
     model.set_model_sampler_post_cfg_function(watch(after))
     out = sample(tiny, model, steps=1)
-    scale = tiny.model.model.process_latent_out(torch.ones(1))
-    assert torch.equal(scale * before[0], sample(tiny, steps=1))
-    assert_close(scale * after[0], out)
-    assert not torch.equal(before[0], after[0])
+    assert_close(tiny.model.model.process_latent_out(before[0]), sample(tiny, steps=1), **CLOSE)
+    assert_close(tiny.model.model.process_latent_out(after[0]), out, **CLOSE)
+    assert (before[0] - after[0]).abs().max() > 1
