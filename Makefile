@@ -3,7 +3,7 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: help demo test lint provision clean
+.PHONY: help demo test lint provision train clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.* ## /  make \1\t/p' Makefile
@@ -19,6 +19,10 @@ lint: ## Lint alone
 
 provision: ## Install ComfyUI and the test tools into the cache
 	@$(PYTHON) tools/provision.py
+
+train: ## Train the embedded model again and draw its samples; resumes, takes ARGS (training/README.md)
+	@$(PYTHON) -m tools.run training.train $(ARGS)
+	@$(PYTHON) -m tools.run training.sample
 
 clean: ## Remove what the other targets left in the checkout; the cache outside it stays
 	rm -rf demo_output .pytest_cache .ruff_cache

@@ -29,7 +29,11 @@ class SAGLoadADM(io.ComfyNode):
 
     @classmethod
     def execute(cls, ckpt_name) -> io.NodeOutput:
-        return io.NodeOutput(load_model(*load_checkpoint(checkpoint_path(ckpt_name))))
+        tensors, config = load_checkpoint(checkpoint_path(ckpt_name))
+        try:
+            return io.NodeOutput(load_model(tensors, config))
+        except ValueError as error:
+            raise ValueError(f"{ckpt_name}: {error}") from error
 
 
 class SAGClassLabel(io.ComfyNode):

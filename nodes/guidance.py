@@ -25,7 +25,7 @@ class SAGGuidance(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip=MODEL_TOOLTIP),
                 io.Float.Input("scale", default=0.5, min=-10, max=10, step=0.01,
-                               tooltip="Strength. 0 is off and costs nothing; 0.1 to 1 is usual."),
+                               tooltip="Strength. 0 is off, without a second pass; 0.1 to 1 is usual."),
                 io.Float.Input("blur_sigma", default=2.0, min=0, max=100, step=0.1,
                                tooltip="How far the blur reaches, in pixels of the model's own space (a latent pixel "
                                        "is 8 image pixels for Stable Diffusion)."),

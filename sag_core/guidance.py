@@ -51,11 +51,11 @@ class SAGSettings:
 
     def __post_init__(self) -> None:
         for name, low, high in (("scale", -10, 10), ("blur_sigma", 0, 100), ("threshold", 0, 100),
-                                ("start_percent", 0, 1), ("end_percent", 0, 1)):
+                                ("start_percent", 0, 1), ("end_percent", 0, 1), ("blur_kernel", 0, 999)):
             value = getattr(self, name)
             if not (math.isfinite(value) and low <= value <= high):
                 raise ValueError(f"{name} is {value}; it must be a number from {low} to {high}")
-        if self.blur_kernel < 0 or (self.blur_kernel and self.blur_kernel % 2 == 0):
+        if self.blur_kernel and self.blur_kernel % 2 == 0:
             raise ValueError(f"blur_kernel is {self.blur_kernel}; it must be odd, or 0 to follow blur_sigma")
         if self.start_percent > self.end_percent:
             raise ValueError(f"start_percent is {self.start_percent}, after end_percent {self.end_percent}; "

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
+
+from .masks import fuse
 
 FORMAT = "sag-trace-1"
 
@@ -66,15 +67,25 @@ class Recording:
             raise ValueError(f"step is {step}; this run has steps 0 to {len(self.steps) - 1}, and -1 for all of them")
         if step >= 0:
             return self.steps[step].attn_map
-        last = self.steps[-1].attn_map
-        return torch.stack([s.attn_map for s in self.steps if s.attn_map.shape == last.shape]).mean(dim=0)
+        return fuse([step.attn_map for step in self.steps])
 
 
 class AttentionTrace:
-    """Recordings of a patched model: the latest one of every sampler that uses it."""
+    """Recordings of a patched model: its latest runs, newest last, each with its own steps.
+
+    A few are kept, because several samplers may share the model, and because a graph may come back to a result that
+    its host has cached.
+    """
+
+    KEPT = 8
 
     def __init__(self) -> None:
-        self.recordings: dict[Hashable, Recording] = {}
+        self.recordings: list[Recording] = []
+
+    def add(self, recording: Recording) -> None:
+        """Keep a finished run; it takes the place of one with the same result."""
+        others = [other for other in self.recordings if not other.results & recording.results]
+        self.recordings = [*others, recording][-self.KEPT:]
 
     def find(self, samples: Tensor) -> Recording:
         """The recording of the run whose result these samples are.
@@ -86,12 +97,12 @@ class AttentionTrace:
             raise ValueError("the trace is empty: no sampler has run with the model this trace came with. Connect that "
                              "MODEL to a sampler and the sampler's LATENT to this node")
         wanted = fingerprint(samples)
-        for recording in self.recordings.values():
+        for recording in self.recordings:
             if wanted in recording.results:
                 return recording
         raise ValueError(f"this LATENT of shape {tuple(samples.shape)} is not the result of a run in this trace. "
                          "Connect the LATENT output of the sampler that uses the trace's MODEL, before anything "
-                         "changes it")
+                         f"changes it; if it is, {self.KEPT} later runs have replaced it: sample again")
 
     def save(self, path: Path, samples: Tensor) -> None:
         """Write the run of these samples, and them, as safetensors. An existing file is never overwritten.
@@ -126,7 +137,7 @@ class AttentionTrace:
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as an attention trace: {error}") from error
         trace = cls()
-        trace.recordings["loaded"] = recording
+        trace.add(recording)
         return trace, samples
 
 
@@ -141,20 +152,23 @@ def _read(path: Path) -> tuple[Recording, Tensor]:
     recording = Recording(tuple(description["size"]), description["threshold"], steps, description["notes"],
                           {fingerprint(samples)})
     # The file may come from anywhere: what is drawn later must not meet surprises.
-    if recording.size != tuple(samples.shape[2:]) or len(recording.size) not in (2, 3):
+    if recording.size != tuple(samples.shape[2:]) or len(recording.size) not in (2, 3) or not samples.numel():
         raise ValueError(f"its size is {recording.size}, its samples are {tuple(samples.shape)}")
     if not math.isfinite(recording.threshold):
         raise ValueError(f"its threshold is {recording.threshold}")
     for i, step in enumerate(steps):
-        attn_map = step.attn_map
-        if attn_map.ndim != len(recording.size) + 1 or not attn_map.numel() or not attn_map.isfinite().all():
+        if not _is_map(step.attn_map, samples):
             raise ValueError(f"step {i} holds no attention map")
     return recording, samples
+
+
+def _is_map(attn_map: Tensor, samples: Tensor) -> bool:
+    return (attn_map.is_floating_point() and attn_map.ndim == samples.ndim - 1 and len(attn_map) == len(samples)
+            and all(0 < tokens <= pixels for tokens, pixels in zip(attn_map.shape[1:], samples.shape[2:], strict=True))
+            and bool(attn_map.isfinite().all()))
 
 
 def fingerprint(samples: Tensor) -> str:
     """A digest of the samples' shape and values, the same on every device and for float32 and wider."""
     samples = samples.detach().to("cpu", torch.float32).contiguous()
-    digest = hashlib.blake2b(repr(tuple(samples.shape)).encode(), digest_size=16)
-    digest.update(samples.view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return hashlib.blake2b(save({"samples": samples}), digest_size=16).hexdigest()

@@ -17,7 +17,9 @@ def pytest(arguments: list[str]) -> int:
     host = provision()
     print(f"ComfyUI: {host.origin}", flush=True)
     command = [host.python, "-m", "pytest", "--durations=10", *arguments]
-    return call(command, env=tools_environment(host.tools), cwd=CHECKOUT)
+    # Without bytecode: the user's own ComfyUI, where there is one, is not ours to write to.
+    environment = {**tools_environment(host.tools), "PYTHONDONTWRITEBYTECODE": "1"}
+    return call(command, env=environment, cwd=CHECKOUT)
 
 
 def main() -> int:

@@ -41,8 +41,8 @@ class HybridLoss:
         self.timesteps = config.timesteps
         self.signal = alpha_bar.sqrt().float()
         self.noise = (1 - alpha_bar).sqrt().float()
-        # Truncated SNR weighting (arXiv 2202.00512, sec. 4): above sigma 1 the error of the image counts, not that of the
-        # noise, or high noise levels would be learned last. Bounded, because the first levels hold no image at all.
+        # Truncated SNR weighting (arXiv 2202.00512, sec. 4): above sigma 1 the error of the image counts, not that of
+        # the noise, or high noise levels would be learned last. Bounded: the highest ones hold no image at all.
         self.weight = ((1 - alpha_bar) / alpha_bar).clamp(1, 25).float()
         self.log_beta = beta.log().float()
         # The posterior variance is 0 at t = 0; the published code uses the next one there.
@@ -69,4 +69,5 @@ class HybridLoss:
         truth = at(self.log_variance)
         squared_mean = at(self.mean_weight) * error.detach().square()
         kl = 0.5 * (log_var - truth - 1 + (truth - log_var).exp() + squared_mean * (-log_var).exp())
-        return multiscale_error(error, self.weight.to(x0.device)[t]) + kl.mean() / math.log(2), error.detach().square().mean()
+        loss = multiscale_error(error, self.weight.to(x0.device)[t]) + kl.mean() / math.log(2)
+        return loss, error.detach().square().mean()

@@ -1,4 +1,4 @@
-"""Draw a sheet of samples of the embedded model: `python -m training.sample`. Deterministic DDIM, no host."""
+"""Draw a sheet of samples of the embedded model: `python3 -m tools.run training.sample`. Ancestral DDPM, no host."""
 
 from __future__ import annotations
 
@@ -27,18 +27,21 @@ def load(path: Path) -> tuple[ADMUNet, ADMConfig]:
     return model.eval().requires_grad_(False), config
 
 
-def ddim(model: ADMUNet, config: ADMConfig, x: Tensor, label: Tensor, steps: int = 25) -> Tensor:
-    """Deterministic DDIM (arXiv 2010.02502, eta 0) from noise x [B, 3, H, W] to images in [-1, 1]."""
+def ancestral(model: ADMUNet, config: ADMConfig, label: Tensor, steps: int, generator: torch.Generator) -> Tensor:
+    """DDPM's sampler (arXiv 2006.11239, algorithm 2) on evenly spaced timesteps: images in [-1, 1] of these labels."""
     alpha_bar = torch.cumprod(1 - betas(config), 0)
-    # Evenly spaced from the second level up, as the host's ddim_uniform: the very last ones are noise alone.
     times = torch.arange(1, config.timesteps, config.timesteps // steps).flip(0)
     following = torch.cat([alpha_bar[times[1:]], torch.ones(1, dtype=alpha_bar.dtype)])
+    shape = (len(label), 3, config.image_size, config.image_size)
+    x = torch.randn(shape, generator=generator)
     for t, after in zip(tqdm(times, unit="step"), following, strict=True):
         here = alpha_bar[t]
         eps = model(x, t.expand(len(x)), label)[:, :3]
         denoised = ((x - (1 - here).sqrt() * eps) / here.sqrt()).clamp(-1, 1)
-        eps = (x - here.sqrt() * denoised) / (1 - here).sqrt()
-        x = (after.sqrt() * denoised + (1 - after).sqrt() * eps).float()
+        beta = 1 - here / after
+        mean = (after.sqrt() * beta * denoised + (1 - beta).sqrt() * (1 - after) * x) / (1 - here)
+        variance = beta * (1 - after) / (1 - here)
+        x = (mean + variance.sqrt() * torch.randn(shape, generator=generator)).float()
     return x
 
 
@@ -54,10 +57,8 @@ def main() -> None:
     model, config = load(args.model)
     # A row for every label; the last, the null label, is unconditional.
     label = torch.arange(config.num_classes).repeat_interleave(args.columns)
-    noise = torch.randn(len(label), 3, config.image_size, config.image_size,
-                        generator=torch.Generator().manual_seed(args.seed))
-    images = ddim(model, config, noise, label, args.steps).clamp(-1, 1) / 2 + 0.5
-    images = images.permute(0, 2, 3, 1).repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+    images = ancestral(model, config, label, args.steps, torch.Generator().manual_seed(args.seed)) / 2 + 0.5
+    images = images.clamp(0, 1).permute(0, 2, 3, 1).repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
     sheet = contact_sheet(images, args.columns)[0]
     Image.fromarray((sheet * 255).round().byte().numpy()).save(args.out)
     print(args.out)

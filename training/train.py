@@ -1,8 +1,8 @@
 """Train the embedded model on procedural scenes: `python -m training.train`.
 
-Checkpoints are written atomically and resumed from without asking; `--steps` may change between runs. Every batch is
-a function of (seed, step), so an interrupted run sees the data it would have seen. EMA weights are exported to
-`models/` as float16 safetensors with the configuration and the recipe in the metadata.
+Checkpoints are written atomically and resumed from without asking. Every batch is a function of (seed, step), so an
+interrupted run sees the data it would have seen. At the end the averaged weights are exported to `models/` as float16
+safetensors, with the configuration and the recipe in the metadata.
 """
 
 from __future__ import annotations
@@ -87,8 +87,10 @@ def save(path: Path, state: dict) -> None:
 def export(path: Path, ema: dict[str, torch.Tensor], recipe: dict) -> None:
     """The averaged weights as float16 safetensors that describe themselves."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
     metadata = {"adm_config": CONFIG.to_json(), "training": json.dumps(recipe), "classes": json.dumps(SHAPES)}
-    save_file({name: tensor.half().cpu().contiguous() for name, tensor in ema.items()}, path, metadata)
+    save_file({name: tensor.half().cpu().contiguous() for name, tensor in ema.items()}, partial, metadata)
+    os.replace(partial, path)
 
 
 def main() -> None:
@@ -100,8 +102,12 @@ def main() -> None:
     ema = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), weight_decay=0.0)
     loss_of, start, smooth = HybridLoss(CONFIG), 0, None
+    recipe = {key: getattr(args, key) for key in ("batch", "lr", "decay", "ema", "null", "seed", "steps")}
     if args.checkpoint.exists():
         state = torch.load(args.checkpoint, map_location=args.device, weights_only=True)
+        if state["recipe"] != recipe:
+            raise SystemExit(f"{args.checkpoint} was begun as {state['recipe']}, not {recipe}: give the same options, "
+                             "or another --checkpoint to begin anew")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         ema, start, smooth = state["ema"], state["step"], state["loss"]
@@ -126,9 +132,8 @@ def main() -> None:
             progress.set_postfix(loss=f"{smooth:.5f}")
         if (step + 1) % args.every == 0 or step + 1 == args.steps:
             save(args.checkpoint, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema,
-                                   "step": step + 1, "loss": smooth})
-            recipe = {key: getattr(args, key) for key in ("batch", "lr", "decay", "ema", "null", "seed", "steps")}
-            export(args.out, ema, recipe | {"step": step + 1, "loss": round(smooth, 6)})
+                                   "step": step + 1, "loss": smooth, "recipe": recipe})
+    export(args.out, ema, recipe | {"loss": round(smooth, 6)})
 
 
 if __name__ == "__main__":

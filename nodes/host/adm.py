@@ -30,8 +30,13 @@ def load_model(tensors: dict[str, Tensor], config: ADMConfig):
     Raises:
         ValueError: the tensors do not fill the architecture.
     """
+    if config.in_channels != 3:
+        raise ValueError(f"the checkpoint takes {config.in_channels} channels: it is an upsampler, which needs a "
+                         "low-resolution image. Use a model that takes 3")
     load_device = comfy.model_management.get_torch_device()
     model_config = _HostConfig({"config": config})
+    # The host's unit is Stable Diffusion's U-Net, 320 channels wide.
+    model_config.memory_usage_factor = config.model_channels / 320
     dtype = comfy.model_management.unet_dtype(
         device=load_device, model_params=comfy.utils.calculate_parameters(tensors),
         supported_dtypes=model_config.supported_inference_dtypes)
@@ -88,7 +93,6 @@ class _HostConfig(comfy.supported_models_base.BASE):
     latent_format = comfy.latent_formats.ChromaRadiance  # three channels, not scaled: pixels in [-1, 1]
     unet_config = {}
     unet_extra_config = {}
-    memory_usage_factor = 0.06
     supported_inference_dtypes = [torch.float16, torch.bfloat16, torch.float32]
 
 
@@ -106,9 +110,9 @@ class _HostModel(comfy.model_base.BaseModel):
         if label == -1:
             label = config.null_label
         if not 0 <= label < config.num_classes:
-            without = "" if config.null_label >= 0 else ", and no label means 'no class'"
+            without = "" if config.null_label >= 0 else " and none for 'no class': positive and negative both need one"
             raise ValueError(f"class label is {kwargs.get(CLASS_LABEL, -1)}; this model has labels 0 to "
-                             f"{config.num_classes - 1}{without}. Set it with a Class Label node")
+                             f"{config.num_classes - 1}{without}. Connect a Class Label node")
         return {"y": comfy.conds.CONDRegular(torch.tensor([label], device=kwargs["device"]))}
 
 
@@ -123,7 +127,11 @@ class _Sampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling
         self.set_sigmas(self.sigmas[self.sigmas <= 160])
 
     def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
-        """x0 clamped to the range of pixels, as OpenAI's samplers do; without it high noise levels burn the colours."""
+        """x0 clamped to the range of pixels, as OpenAI's samplers do; without it high noise levels burn the colours.
+
+        A deviation from the authors' code in small print: there the noise that re-noises the degraded x0 is the one
+        predicted, here the one that the clamped x0 implies, as for everything the host's samplers do.
+        """
         return super().calculate_denoised(sigma, model_output, model_input).clamp(-1, 1)
 
     def percent_to_sigma(self, percent: float) -> float:

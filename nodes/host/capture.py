@@ -7,6 +7,7 @@ call what they found in place, so every other node keeps working, in whatever or
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ SAG_PASS = "sag_pass"
 """Key in transformer_options that marks SAG's extra model pass."""
 
 OVERRIDE = "optimized_attention_override"
+IN_PARTS = "the model is run on parts of the sample, which are neither recorded nor guided"
 
 
 @dataclass
@@ -30,14 +32,28 @@ class Pass:
     Args:
         index: position of the guided branch among the conds of the pass.
         rows: images in the batch.
+        sizes: spatial sizes at which the network may be run for this branch.
         maps: by cond, then by layer, the map [B, h, w].
+        in_parts: the network is run on parts of the sample, whose maps are not the sample's.
         problems: why a map could not be had, each once.
     """
 
     index: int
     rows: int
+    sizes: set[tuple[int, ...]]
     maps: dict[object, dict[str, Tensor]] = field(default_factory=dict)
+    in_parts: bool = False
     problems: list[str] = field(default_factory=list)
+
+    def refuse_parts(self) -> None:
+        """Another node cuts the sample up; what it shows the network is not the sample."""
+        self.in_parts = True
+        self.problem(IN_PARTS)
+
+    def problem(self, text: str) -> None:
+        """Note why a map could not be had."""
+        if text not in self.problems:
+            self.problems.append(text)
 
 
 class Capture:
@@ -114,34 +130,40 @@ class Capture:
     @torch.no_grad()
     def _see(self, q: Tensor, k: Tensor, options: dict, scale: float | None, mask: Tensor | None) -> None:
         """One attention call inside a watched layer; q and k are [B, heads, tokens, D]."""
-        current, layer = self.current, self._local.layer
-        conds, ids = options["cond_or_uncond"], options["uuids"]
+        layer = self._local.layer
         # Self-attention comes first in every block; what follows (cross-attention, time) is not asked for.
         self._local.layer = None
-        wanted = [i for i, index in enumerate(conds) if index == current.index]
-        if not wanted:
-            return
+        try:
+            seen = self._read(layer, q, k, options, scale, mask)
+        except (KeyError, ValueError, RuntimeError) as error:
+            # Recording is not worth a generation, whatever another node or a full GPU makes of it.
+            seen = {}
+            with self._lock:
+                self.current.problem(f"layer {layer} could not be recorded: {type(error).__name__}: {error}")
+        with self._lock:
+            for cond, attn_map in seen.items():
+                by_layer = self.current.maps.setdefault(cond, {})
+                if layer in by_layer:
+                    self.current.refuse_parts()
+                by_layer[layer] = attn_map
+
+    def _read(self, layer: str, q: Tensor, k: Tensor, options: dict, scale: float | None,
+              mask: Tensor | None) -> dict[object, Tensor]:
+        """The maps of the guided branch's conds in this call."""
+        conds, ids, images = options["cond_or_uncond"], options["uuids"], self.current.rows
+        wanted = [i for i, index in enumerate(conds) if index == self.current.index]
         grid = tuple(options.get("activations_shape", ())[2:])
-        if q.shape[0] != current.rows * len(conds) or q.shape[2] != _count(grid) or k.shape[2] != q.shape[2]:
-            problem = (f"layer {layer} attends to {k.shape[2]} tokens from {q.shape[2]} in {q.shape[0]} rows, which is "
-                       f"not its grid {grid} for {current.rows * len(conds)} images: another node merges, tiles or "
-                       "splits them")
-            with self._lock:
-                if problem not in current.problems:
-                    current.problems.append(problem)
-            return
+        if not wanted:
+            return {}
+        if q.shape[0] != images * len(conds) or q.shape[2] != math.prod(grid) or k.shape[2] != q.shape[2]:
+            raise ValueError(f"{q.shape[2]} tokens attend to {k.shape[2]} in {q.shape[0]} rows, where its grid is "
+                             f"{grid} and there are {images * len(conds)} images; another node merges, tiles or "
+                             "splits them")
+        maps = {}
         for i in wanted:
-            rows = slice(i * current.rows, (i + 1) * current.rows)
-            mass = column_mass(q[rows], k[rows], scale, _mask_rows(mask, rows, q.shape[0]))
-            with self._lock:
-                current.maps.setdefault(ids[i], {})[layer] = to_grid(mass, grid)
-
-
-def _count(grid: tuple[int, ...]) -> int:
-    count = 1
-    for side in grid:
-        count *= side
-    return count
+            rows = slice(i * images, (i + 1) * images)
+            maps[ids[i]] = to_grid(column_mass(q[rows], k[rows], scale, _mask_rows(mask, rows, q.shape[0])), grid)
+        return maps
 
 
 def _split_keys(k: Tensor, q: Tensor, heads: int) -> Tensor:

@@ -27,21 +27,25 @@ def checkpoint_path(name: str) -> Path:
 
 def trace_names() -> list[str]:
     """Traces in the output and input folders, marked with the folder as the host marks files."""
-    folders = {"output": folder_paths.get_output_directory(), "input": folder_paths.get_input_directory()}
-    return [f"{path.relative_to(folder).as_posix()} [{kind}]" for kind, folder in folders.items()
-            for path in sorted(Path(folder).rglob(f"*{TRACE_SUFFIX}"))]
+    return [f"{path.relative_to(folder).as_posix()} [{kind}]" for kind, folder in _trace_folders().items()
+            for path in sorted(folder.rglob(f"*{TRACE_SUFFIX}"))]
 
 
 def trace_path(name: str) -> Path:
     """Where a trace of `trace_names` lies.
 
     Raises:
-        ValueError: there is no such trace.
+        ValueError: there is no such trace; names that lead out of the folders are none.
     """
-    # Looked up in the list, so that a name from a shared workflow cannot lead outside the folders.
-    if name not in trace_names():
-        raise ValueError(f"trace is {name!r}, which is in neither the output nor the input folder")
-    return Path(folder_paths.get_annotated_filepath(name))
+    for kind, folder in _trace_folders().items():
+        path = (folder / name.removesuffix(f" [{kind}]")).resolve()
+        if name.endswith(f"{TRACE_SUFFIX} [{kind}]") and path.is_relative_to(folder.resolve()) and path.is_file():
+            return path
+    raise ValueError(f"trace is {name!r}, which is in neither the output nor the input folder")
+
+
+def _trace_folders() -> dict[str, Path]:
+    return {"output": Path(folder_paths.get_output_directory()), "input": Path(folder_paths.get_input_directory())}
 
 
 def new_trace_path(prefix: str) -> Path:

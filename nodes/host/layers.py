@@ -47,7 +47,8 @@ def choose_layers(spec: str, layers: dict[str, str]) -> list[str]:
             names = [default_layer(layers)] if layers else []
         elif match := _RANGE.fullmatch(word):
             side, first, last = match.group(1), int(match.group(2)), int(match.group(3))
-            names = [f"{side}.{i}" for i in range(first, last + 1) if f"{side}.{i}" in layers]
+            names = [name for name in short_names(layers)
+                     if name.startswith(f"{side}.") and first <= int(name.split(".")[1]) <= last]
         else:
             names = [word] if word in layers else []
         if not names:
@@ -70,7 +71,8 @@ def describe(layers: dict[str, str]) -> str:
     names = short_names(layers)
     if not names:
         return "no self-attention that can be recorded"
-    return f"auto, {', '.join(names)}"
+    deeper = len(layers) > 2 * len(names)
+    return f"auto, {', '.join(names)}" + (" (and .k after a name for its k-th transformer, from 0)" if deeper else "")
 
 
 def short_names(layers: dict[str, str]) -> Sequence[str]:

@@ -7,7 +7,6 @@ two graphs, two samplers on one model and two threads never meet in it, and noth
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -16,16 +15,14 @@ import comfy.model_management
 import comfy.model_sampling
 import comfy.patcher_extension
 import comfy.samplers
-import torch
 from comfy.patcher_extension import WrappersMP
-from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ...sag_core.degrade import Process
 from ...sag_core.guidance import Interval, self_attention_guidance
-from ...sag_core.masks import fuse, place
 from ...sag_core.trace import Recording, Step, fingerprint
-from .capture import SAG_PASS, Capture, Pass
+from .capture import IN_PARTS, SAG_PASS, Capture, Pass
+from .conds import Twins, combine, guided_branch, sizes
 from .layers import choose_layers, default_layer, find_layers
 
 if TYPE_CHECKING:
@@ -38,15 +35,15 @@ class Run:
     def __init__(self, patch: Patch, guider, noise: Tensor):
         self.patch, self.settings, self.guider = patch, patch.settings, guider
         self.recording = Recording(tuple(noise.shape[2:]), patch.threshold)
-        patch.trace.recordings[_sampler_node()] = self.recording
         layers = self._layers()
         self.capture = Capture(layers)
         self.label = ", ".join(layers)
         self.interval, self.process = self._noise_levels()
         self.main: MainPass | None = None
         self.whole = noise.shape
+        self.wanted = False
         self.last_denoised: Tensor | None = None
-        self._twins: dict[tuple, uuid.UUID] = {}
+        self.twins = Twins()
 
     def _layers(self) -> dict[str, str]:
         """The chosen layers; `auto` where the model lost them since the node ran, none where it never had any."""
@@ -80,7 +77,6 @@ class Run:
     def __exit__(self, *_) -> None:
         self.capture.detach()
         self.main = self.last_denoised = None
-        self.recording.steps[:] = [replace(s, attn_map=s.attn_map.cpu()) for s in self.recording.steps]
 
     def install(self) -> None:
         """Enter the host's options of this run, which the host throws away after it."""
@@ -104,7 +100,8 @@ class Run:
         return watched
 
     def finish(self, samples: Tensor) -> None:
-        """Remember what the run put out, so that the trace knows its LATENT."""
+        """Hand the recording over, with what the run put out, so that the trace knows its LATENT."""
+        self.recording.steps[:] = [replace(step, attn_map=step.attn_map.cpu()) for step in self.recording.steps]
         outputs = [samples]
         if self.last_denoised is not None:
             outputs.append(self.guider.model_patcher.model.process_latent_out(self.last_denoised.cpu()))
@@ -112,6 +109,9 @@ class Run:
         self.recording.results = {fingerprint(t) for output in outputs for t in (output, output.to(dtype))}
         if self.capture.layers and not self.recording.steps:
             self.note("no self-attention was seen in this run, so nothing was recorded or guided")
+        elif self.wanted and not any(step.guided for step in self.recording.steps):
+            self.note("no step was guided: nothing asked for the guidance after the model was run")
+        self.patch.trace.add(self.recording)
 
     def note(self, text: str) -> None:
         """Tell the user something, once a run."""
@@ -131,81 +131,61 @@ class Run:
         """The first call of an evaluation is the main pass; later ones are other guidances' and SAG's own."""
         taken = self.main is not None or SAG_PASS in model_options.get("transformer_options", {})
         if not taken and x.shape != self.whole:
-            self.note("the model is run on parts of the sample, which are neither recorded nor guided")
+            self.note(IN_PARTS)
             taken = True
-        branch = None if taken else self._branch(conds, sigma)
+        branch = None if taken else guided_branch(conds, getattr(self.guider, "conds", {}), sigma)
         if branch is None:
             return executor(model, conds, x, sigma, model_options)
         index, name = branch
-        conds = [self._tell_apart(cond) for cond in conds]
-        self.capture.current = seen = Pass(index, x.shape[0])
+        conds = [self.twins.tell_apart(cond) for cond in conds]
+        self.capture.current = seen = Pass(index, x.shape[0], sizes(conds[index], x))
         try:
             out = executor(model, conds, x, sigma, model_options)
         finally:
             self.capture.current = None
         for problem in seen.problems:
             self.note(problem)
-        attn_map = _combine(seen, conds[index], x, sigma)
+        attn_map = None if seen.in_parts else combine(seen.maps, conds[index], x, sigma)
         level = float(sigma.max())
-        guided = self.interval is not None and level in self.interval
+        wanted = self.interval is not None and level in self.interval
         if attn_map is not None:
-            self.recording.steps.append(Step(level, attn_map.float(), self.label, name, guided))
-        elif guided:
-            guided = False
+            self.recording.steps.append(Step(level, attn_map.float(), self.label, name, guided=False))
+        elif wanted:
             self.note("some steps gave no attention map and were not guided")
-        self.main = MainPass(index, conds[index], x, out[index], attn_map, guided)
+        self.wanted = self.wanted or wanted
+        self.main = MainPass(index, conds[index], x, out[index], attn_map, wanted and attn_map is not None)
         return out
 
     def apply_model(self, executor, x: Tensor, t: Tensor, c_concat=None, c_crossattn=None, control=None,
                     transformer_options: dict | None = None, **kwargs) -> Tensor:
         """One call of the network; the main pass may take several."""
         options = transformer_options or {}
-        if self.capture.current is not None:
+        current = self.capture.current
+        if current is not None and tuple(x.shape[2:]) in current.sizes:
             self.capture.attach(executor.class_obj.diffusion_model)
             options = self.capture.instrument(options)
+        elif current is not None:
+            current.refuse_parts()
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
     def guide(self, args: dict) -> Tensor:
         """Post-CFG function: the graph's result so far, guided."""
         main = self.main
-        if main is None or not main.guided:
+        if main is None or not main.wanted:
             return args["denoised"]
+        self.recording.steps[-1] = replace(self.recording.steps[-1], guided=True)
 
         def predict(degraded_x: Tensor) -> Tensor:
             options = args["model_options"]
             marked = options | {"transformer_options": options.get("transformer_options", {}) | {SAG_PASS: True}}
             # Its own uuids, so that caching nodes do not take this pass for the one it repeats; its own place among
             # the conds, so that nodes that tell the branches apart see which one it is.
-            conds = [cond | {"uuid": self._twin(cond["uuid"], SAG_PASS)} for cond in main.conds]
+            conds = [cond | {"uuid": self.twins.of(cond["uuid"], SAG_PASS)} for cond in main.conds]
             alone = [None] * main.index + [conds]
             return comfy.samplers.calc_cond_batch(args["model"], alone, degraded_x, args["sigma"], marked)[main.index]
 
         return self_attention_guidance(args["denoised"], main.x, main.denoised, main.attn_map, args["sigma"], predict,
                                        self.settings, self.process)
-
-    # -- conds -----------------------------------------------------------------------------------------------------
-
-    def _branch(self, conds: list, sigma: Tensor) -> tuple[int, str] | None:
-        """The guided branch: uncond where the graph evaluates one at this noise level, else cond."""
-        known = getattr(self.guider, "conds", {})
-        order = [(i, "uncond") for i, cond in enumerate(conds) if cond is known.get("negative")]
-        order += [(i, "cond") for i, cond in enumerate(conds) if cond is known.get("positive")]
-        order = order or [(1, "uncond"), (0, "cond")]
-        for index, name in order:
-            if index < len(conds) and any(_is_active(cond, sigma) for cond in conds[index] or ()):
-                return index, name
-        return None
-
-    def _tell_apart(self, conds: list | None) -> list | None:
-        """Conds that share a uuid (the host makes such twins of area conds) get their own, the same each step."""
-        ids = [cond["uuid"] for cond in conds or ()]
-        if len(set(ids)) == len(ids):
-            return conds
-        return [cond if own not in ids[:i] else cond | {"uuid": self._twin(own, ids[:i].count(own))}
-                for i, (cond, own) in enumerate(zip(conds, ids, strict=True))]
-
-    def _twin(self, own: uuid.UUID, role: object) -> uuid.UUID:
-        return self._twins.setdefault((own, role), uuid.uuid4())
 
 
 @dataclass(frozen=True)
@@ -218,7 +198,7 @@ class MainPass:
         x: noisy sample.
         denoised: the branch's own prediction, before classifier-free guidance and other nodes.
         attn_map: its self-attention map.
-        guided: whether this step is guided.
+        wanted: whether this step is to be guided.
     """
 
     index: int
@@ -226,50 +206,4 @@ class MainPass:
     x: Tensor
     denoised: Tensor
     attn_map: Tensor | None
-    guided: bool
-
-
-def _is_active(cond: dict, sigma: Tensor) -> bool:
-    """Whether the host evaluates a cond at this noise level."""
-    level = sigma[0]
-    return not ("timestep_start" in cond and level > cond["timestep_start"]
-                or "timestep_end" in cond and level < cond["timestep_end"])
-
-
-def _combine(seen: Pass, conds: list, x: Tensor, sigma: Tensor) -> Tensor | None:
-    """The branch's map from the maps of its conds, weighted as the host weights their predictions.
-
-    A single cond over the whole sample keeps the layer's grid; areas and masks are put together at the sample's size.
-    None where a cond gave no map.
-    """
-    conds = sorted((cond for cond in conds if _is_active(cond, sigma)), key=lambda cond: "default" in cond)
-    # A default cond is not run where the others leave it nothing to cover.
-    conds = [cond for cond in conds if "default" not in cond or cond["uuid"] in seen.maps]
-    maps = [seen.maps.get(cond["uuid"]) for cond in conds]
-    if not all(maps):
-        return None
-    maps = [fuse(list(by_layer.values())).to(x.device) for by_layer in maps]
-    if len(conds) == 1 and "area" not in conds[0]:
-        return maps[0]
-    total = torch.zeros_like(x[:, :1], dtype=torch.float32)
-    weights = torch.zeros_like(total)
-    for cond, attn_map in zip(conds, maps, strict=True):
-        part = comfy.samplers.get_area_and_mult(cond, x, sigma)
-        weight = (1 - weights).clamp(min=0) if "default" in cond else part.mult[:, :1].float()
-        window = _window(part.area, x.ndim - 2)
-        total[window] += place(attn_map, part.input_x.shape[2:]) * weight
-        weights[window] += weight
-    return (total / weights.clamp(min=torch.finfo(torch.float32).tiny))[:, 0]
-
-
-def _window(area: list[int] | None, dims: int) -> tuple:
-    """The host's area (sizes, then offsets) as an index into [B, C, ...]."""
-    if area is None:
-        return (...,)
-    return (..., *(slice(start, start + size) for size, start in zip(area[:dims], area[dims:], strict=True)))
-
-
-def _sampler_node() -> tuple | None:
-    """The graph's node that is sampling, by which a new run replaces its last one."""
-    context = get_executing_context()
-    return context and (context.node_id, context.list_index)
+    wanted: bool

@@ -102,10 +102,14 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if "GLOBAL" not in str(error):
+            raise ValueError(f"{path.name} is not a checkpoint, or it is damaged: {error}") from error
         raise ValueError(f"{path.name} holds more than tensors and is not loaded: it could run code. "
                          "Convert it to safetensors where you trust it") from error
     except Exception as error:  # on what is no pickle, an unpickler fails in as many ways as there are files
         raise ValueError(f"{path.name} cannot be read; it may be truncated: {error}") from error
+    if isinstance(tensors, dict) and isinstance(tensors.get("state_dict"), dict):
+        tensors = tensors["state_dict"]
     if not isinstance(tensors, dict) or not all(
             isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()):
         raise ValueError(f"{path.name} is not a state dict of tensors")

@@ -7,6 +7,13 @@ from dataclasses import asdict, dataclass
 
 NOISE_SCHEDULES = ("linear", "cosine")
 
+# Configurations come from files of anybody's, and what they ask for is built: far above any model, far below harm.
+_RANGES = {
+    "model_channels": (1, 4096), "num_res_blocks": (1, 16), "in_channels": (1, 64), "norm_groups": (1, 256),
+    "image_size": (1, 8192), "timesteps": (1, 100_000), "num_classes": (0, 1_000_000), "null_label": (-1, 1_000_000),
+    "num_heads": (0, 1024), "head_channels": (0, 4096),
+}
+
 
 @dataclass(frozen=True)
 class ADMConfig:
@@ -57,11 +64,14 @@ class ADMConfig:
     timestep_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("model_channels", "num_res_blocks", "in_channels", "norm_groups", "image_size", "timesteps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not self.channel_mult:
-            raise ValueError("channel_mult is empty; a U-Net has at least one level")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or not low <= value <= high:
+                raise ValueError(f"{name} is {value}; it must be a whole number from {low} to {high}")
+        if not 1 <= len(self.channel_mult) <= 8 or not all(0 < multiple <= 64 for multiple in self.channel_mult):
+            raise ValueError(f"channel_mult is {self.channel_mult}; it must be 1 to 8 positive numbers up to 64")
+        if not 0 < self.timestep_scale <= 1000:
+            raise ValueError(f"timestep_scale is {self.timestep_scale}; it must be a positive number up to 1000")
         if self.noise_schedule not in NOISE_SCHEDULES:
             raise ValueError(f"noise_schedule is {self.noise_schedule!r}; known ones are {', '.join(NOISE_SCHEDULES)}")
         if not -1 <= self.null_label < self.num_classes:

@@ -180,6 +180,7 @@ def test_step_keeps_the_dtype(sample, dtype, tolerance):
     ("scale", -10.1), ("scale", 10.1), ("blur_sigma", -0.1), ("blur_sigma", 100.5), ("threshold", -0.1),
     ("threshold", 101), ("start_percent", -0.01), ("start_percent", 1.01), ("end_percent", -0.01),
     ("end_percent", 1.01), ("blur_kernel", 2), ("blur_kernel", 30), ("blur_kernel", -1), ("blur_kernel", -2),
+    ("blur_kernel", 1_000_000_001),
 ])
 def test_settings_out_of_range_are_refused_by_name_and_value(field, value):
     with pytest.raises(ValueError) as error:

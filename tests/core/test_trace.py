@@ -23,7 +23,8 @@ def recording(samples, maps, size, **fields):
 
 def trace_of(*recordings):
     trace = AttentionTrace()
-    trace.recordings.update(enumerate(recordings))
+    for each in recordings:
+        trace.add(each)
     return trace
 
 
@@ -165,13 +166,25 @@ def test_trace_with_a_wrong_description_is_refused_by_name(saved, tmp_path, chan
         AttentionTrace.load(changed)
 
 
-@pytest.mark.parametrize("attn_map", [torch.ones(1, 4), torch.ones(1, 0, 4), torch.full((1, 2, 2), torch.nan)],
-                         ids=["flat", "no tokens", "nan"])
+@pytest.mark.parametrize("attn_map", [
+    torch.ones(1, 4), torch.ones(1, 0, 4), torch.ones(2, 2, 2), torch.ones(1, 2, 9),
+    torch.ones(1, 2, 2, dtype=torch.int), torch.full((1, 2, 2), torch.nan)
+], ids=["flat", "no tokens", "other batch", "finer than pixels", "integer", "nan"])
 def test_trace_with_something_else_for_a_map_is_refused_by_name(saved, tmp_path, attn_map):
     tensors, metadata = contents(saved[0])
     save_file(tensors | {"steps.0": attn_map}, tmp_path / "odd.safetensors", metadata)
     with pytest.raises(ValueError, match="odd.safetensors.*step 0 holds no attention map"):
         AttentionTrace.load(tmp_path / "odd.safetensors")
+
+
+def test_trace_of_no_samples_is_refused_by_name(saved, tmp_path):
+    """A few bytes that would be drawn as gigabytes."""
+    tensors, metadata = contents(saved[0])
+    description = json.loads(metadata["recording"]) | {"size": [10 ** 6, 10 ** 6]}
+    save_file(tensors | {"samples": torch.ones(0, 4, 10 ** 6, 10 ** 6)}, tmp_path / "huge.safetensors",
+              metadata | {"recording": json.dumps(description)})
+    with pytest.raises(ValueError, match="huge.safetensors"):
+        AttentionTrace.load(tmp_path / "huge.safetensors")
 
 
 @pytest.mark.parametrize("metadata", [
@@ -225,9 +238,25 @@ def test_map_of_a_step_or_the_mean_of_all():
     assert_close(run.attn_map(), torch.full((1, 1, 2), 3.0))
 
 
-def test_mean_is_over_the_maps_on_the_last_ones_grid():
-    maps = [torch.full((1, 2, 2), 9.0), torch.full((1, 1, 2), 1.0), torch.full((1, 1, 2), 2.0)]
-    assert_close(recording(torch.ones(1), maps, (8, 16)).attn_map(), torch.full((1, 1, 2), 1.5))
+def test_mean_of_maps_on_different_grids_is_taken_on_the_finest():
+    maps = [torch.tensor([[[9.0, 9.0], [6.0, 6.0]]]), torch.full((1, 1, 2), 1.0), torch.full((1, 1, 2), 2.0)]
+    assert_close(recording(torch.ones(1), maps, (8, 16)).attn_map(), torch.tensor([[[4.0, 4.0], [3.0, 3.0]]]))
+
+
+def test_a_run_with_the_same_result_takes_the_place_of_the_old_one(normal):
+    samples, other = normal(1, 4, 8, 8), normal(1, 4, 8, 8)
+    old, between, new = (recording(x, [normal(1, 2, 2)], (8, 8)) for x in (samples, other, samples))
+    trace = trace_of(old, between, new)
+    assert trace.find(samples) is new and trace.find(other) is between
+    assert trace.recordings == [between, new]
+
+
+def test_only_the_latest_runs_are_kept(normal):
+    samples = [normal(1, 4, 8, 8) for _ in range(AttentionTrace.KEPT + 1)]
+    trace = trace_of(*[recording(x, [normal(1, 2, 2)], (8, 8)) for x in samples])
+    assert len(trace.recordings) == AttentionTrace.KEPT and trace.find(samples[1])
+    with pytest.raises(ValueError, match="sample again"):
+        trace.find(samples[0])
 
 
 @pytest.mark.parametrize("step", [3, 100, -2])

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch.testing import assert_close
 
 from tests.host import models
@@ -169,10 +169,14 @@ def test_default_prompt_takes_what_the_others_leave(side, restrict):
     tiny = models.sd15()
     own = restrict(getattr(tiny, side), 96, 64, 64, 32)
     (default,) = call("ConditioningSetDefaultCombine", cond=own, cond_DEFAULT=other())
-    guided, trace = guide(tiny.model)
-    out = sample(tiny, guided, **{side: default})
-    assert not torch.equal(out, sample(tiny, **{side: default})) and out.isfinite().all()
-    assert all(step.guided for step in only(trace).steps) and only(trace).notes == []
+    assert check(tiny, **{side: default}) == ["uncond"] * 2
+
+
+def test_two_default_prompts_share_what_the_others_leave():
+    tiny = models.sd15()
+    both = combine(other(), other(6))
+    (default,) = call("ConditioningSetDefaultCombine", cond=area(tiny.negative, 96, 64, 64, 32), cond_DEFAULT=both)
+    assert check(tiny, negative=default) == ["uncond"] * 2
 
 
 def test_default_prompt_that_is_left_nothing_changes_nothing():
@@ -224,6 +228,21 @@ def test_guider_with_three_branches_is_guided_on_its_negative():
     with network_calls(tiny.model) as calls:
         assert sample_guider(tiny, guided, guider)[0].isfinite().all()
     assert [c.options["cond_or_uncond"] for c in calls if c.is_extra] == [[1], [1]]
+    assert {step.branch for step in only(trace).steps} == {"uncond"}
+
+
+@pytest.mark.parametrize("rebuilt", [{0}, {1}, {0, 1}], ids=["positive", "negative", "both"])
+def test_negative_is_known_where_another_node_rebuilds_the_conds(rebuilt):
+    tiny = models.sd15()
+    guided, trace = guide(tiny.model)
+    expected = sample(tiny, guided)
+
+    def rebuild(executor, model, conds, *args):
+        copies = [list(cond) if cond and i in rebuilt else cond for i, cond in enumerate(conds)]
+        return executor(model, copies, *args)
+
+    add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "other", rebuild, guided.model_options, is_model_options=True)
+    assert torch.equal(sample(tiny, guided), expected)
     assert {step.branch for step in only(trace).steps} == {"uncond"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import pytest
 import torch
@@ -155,3 +156,51 @@ def test_invariant_4_sample_that_is_run_in_windows_is_not_guided(first, warnings
     assert len(calls) == 2 * 3  # windows of two images, each but the last sharing one with the next
     assert only(trace).steps == []
     check_notes(trace, warnings, "run on parts of the sample", "nothing was recorded")
+
+
+def halves(apply_model, args):
+    """Runs the network on the left half, then on the right one, as tiling nodes do."""
+    def part(slot):
+        c = args["c"] | {"transformer_options": args["c"]["transformer_options"].copy()}
+        return apply_model(args["input"][..., slot], args["timestep"], **c)
+
+    middle = args["input"].shape[-1] // 2
+    return torch.cat([part(slice(None, middle)), part(slice(middle, None))], dim=-1)
+
+
+def again(apply_model, args):
+    """Runs the network twice on the whole sample and takes the mean."""
+    return (apply_model(args["input"], args["timestep"], **args["c"])
+            + apply_model(args["input"], args["timestep"], **args["c"])) / 2
+
+
+@pytest.mark.parametrize("wrapper", [halves, again])
+def test_invariant_4_network_that_is_run_on_parts_is_not_guided(wrapper, warnings):
+    """The last tile's map is no map of the sample."""
+    tiny = models.sd15()
+    cut = tiny.model.clone()
+    cut.set_model_unet_function_wrapper(wrapper)
+    guided, trace = guide(cut)
+    assert torch.equal(sample(tiny, guided), sample(tiny, cut))
+    assert only(trace).steps == []
+    check_notes(trace, warnings, "run on parts of the sample", "some steps gave no attention map",
+                "nothing was recorded")
+
+
+def test_invariant_4_recorder_that_fails_costs_no_generation(monkeypatch, warnings):
+    """A full GPU, for one."""
+    def out_of_memory(*args):
+        raise torch.OutOfMemoryError("no memory left")
+
+    tiny = models.sd15()
+    guided, trace = guide(tiny.model)
+    monkeypatch.setitem(guided_globals(guided), "column_mass", out_of_memory)
+    assert torch.equal(sample(tiny, guided), sample(tiny))
+    check_notes(trace, warnings, "OutOfMemoryError: no memory left", "some steps gave no attention map",
+                "nothing was recorded")
+
+
+def guided_globals(model) -> dict:
+    """The module of the pack's recorder, whatever name the host loaded it under."""
+    package = type(model.model_options["sampler_post_cfg_function"][0].__self__).__module__.rpartition(".")[0]
+    return vars(sys.modules[f"{package}.capture"])

@@ -77,6 +77,7 @@ def test_auto_is_the_middle_block_else_the_deepest_layer(build, layer):
 SAME = {
     "a range": ("output.0-2", "output.0, output.1, output.2"),
     "a range over the end": ("output.2-90", "output.2, output.3"),
+    "a range without end": ("output.2-99999999999", "output.2, output.3"),
     "a range with gaps": ("input.0-3", "input.1, input.3"),
     "repeated": ("input.1, input.1, input.0-1", "input.1"),
     "auto among others": ("auto, input.1", "middle.0, input.1"),

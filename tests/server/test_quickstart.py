@@ -169,6 +169,23 @@ def test_class_labels_and_cfg(server, quickstart):
         server.run(with_input(cfg, positive, "label", 12))
 
 
+def test_the_workflow_users_open_is_the_one_scripts_queue():
+    """The form the frontend opens holds the same nodes, links and values as the one for the API."""
+    folder = CHECKOUT / "example_workflows"
+    opened, queued = (json.loads(path.read_text(encoding="utf-8")) for path in
+                      (folder / "quickstart.json", folder / "api" / "quickstart.json"))
+    origins = {link[0]: [str(link[1]), link[2]] for link in opened["links"]}
+    assert {str(node["id"]): node["type"] for node in opened["nodes"]} == {
+        node_id: node["class_type"] for node_id, node in queued.items()}
+    for node in opened["nodes"]:
+        inputs = queued[str(node["id"])]["inputs"]
+        linked = {slot["name"]: origins[slot["link"]] for slot in node["inputs"] if slot["link"] is not None}
+        assert linked == {name: value for name, value in inputs.items() if isinstance(value, list)}
+        values = [value for name, value in inputs.items() if not isinstance(value, list)]
+        # The frontend's list also holds what its widgets add and inputs left at their default.
+        assert [value for value in values if value not in node.get("widgets_values", [])] == []
+
+
 def test_the_template_and_help_are_served(server):
     """The frontend finds the template and the help pages of this pack."""
     templates = server.get_json("/api/workflow_templates")
