@@ -71,8 +71,7 @@ def describe(layers: dict[str, str]) -> str:
     names = short_names(layers)
     if not names:
         return "no self-attention that can be recorded"
-    deeper = len(layers) > 2 * len(names)
-    return f"auto, {', '.join(names)}" + (" (and .k after a name for its k-th transformer, from 0)" if deeper else "")
+    return f"auto, {', '.join(names)}"
 
 
 def short_names(layers: dict[str, str]) -> Sequence[str]:

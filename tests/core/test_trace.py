@@ -69,8 +69,8 @@ def test_saved_run_is_the_one_of_the_samples(normal, tmp_path):
 
 def test_maps_that_share_memory_can_be_saved(normal, tmp_path):
     # A step that a cache node skipped may repeat the map before it.
-    samples, both = normal(1, 4, 8, 8), normal(2, 2, 2)
-    trace_of(recording(samples, [both, both[:1], both, both.transpose(1, 2)], (8, 8))).save(tmp_path / "t", samples)
+    samples, both = normal(2, 4, 8, 8), normal(2, 2, 2)
+    trace_of(recording(samples, [both, both[:, :1], both, both.transpose(1, 2)], (8, 8))).save(tmp_path / "t", samples)
     loaded = AttentionTrace.load(tmp_path / "t")[0].find(samples)
     assert torch.equal(loaded.attn_map(2), both) and torch.equal(loaded.attn_map(3), both.transpose(1, 2))
 

@@ -85,14 +85,14 @@ class Reference:
     def pixel_map(self, calls: list[Call], index: int, conds: list, x: Tensor, sigma: Tensor) -> Tensor:
         """The branch's map on the sample: its conds', each on its area, weighted as the host weights predictions."""
         total, weights = torch.zeros_like(x[:, :1]).double(), torch.zeros_like(x[:, :1]).double()
-        left = None
+        rest = None
         for cond in sorted(conds, key=lambda cond: "default" in cond):
             part = comfy.samplers.get_area_and_mult(cond, x, sigma)
             if part is None:
                 continue
             if "default" in cond:  # each takes all that those before the first of them leave
-                left = (1 - weights).clamp(min=0) if left is None else left
-                part = part._replace(mult=left)
+                rest = (1 - weights).clamp(min=0) if rest is None else rest
+                part = part._replace(mult=rest)
                 if part.mult.max() == 0:
                     continue
             call = next(c for c in calls if (index, cond["uuid"]) in
