@@ -92,8 +92,7 @@ class Capture:
         def override(func: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, *args, **kwargs) -> Tensor:
             if self._listening():
                 mask = args[0] if args else kwargs.get("mask")
-                reshaped = kwargs.get("skip_reshape", False)
-                self._see(q if reshaped else split_heads(q, heads), k if reshaped else _split_keys(k, q, heads),
+                self._see(q, k, None if kwargs.get("skip_reshape") else heads,
                           kwargs.get("transformer_options") or options, kwargs.get("scale"), mask)
             if previous is not None:
                 return previous(func, q, k, v, heads, *args, **kwargs)
@@ -109,8 +108,7 @@ class Capture:
     def _watch(self, owner: Callable) -> Callable:
         def watched(q: Tensor, k: Tensor, v: Tensor, extra_options: dict, **kwargs) -> Tensor:
             if self._listening():
-                heads = extra_options["n_heads"]
-                self._see(split_heads(q, heads), _split_keys(k, q, heads), extra_options, None, kwargs.get("mask"))
+                self._see(q, k, extra_options["n_heads"], extra_options, None, kwargs.get("mask"))
             return owner(q, k, v, extra_options, **kwargs)
 
         return watched
@@ -128,12 +126,17 @@ class Capture:
         return self.current is not None and getattr(self._local, "layer", None) is not None
 
     @torch.no_grad()
-    def _see(self, q: Tensor, k: Tensor, options: dict, scale: float | None, mask: Tensor | None) -> None:
-        """One attention call inside a watched layer; q and k are [B, heads, tokens, D]."""
+    def _see(self, q: Tensor, k: Tensor, heads: int | None, options: dict, scale: float | None,
+             mask: Tensor | None) -> None:
+        """One attention call in a watched layer: q and k are [B, tokens, heads * D], or split where heads is None."""
         layer = self._local.layer
         # Self-attention comes first in every block; what follows (cross-attention, time) is not asked for.
         self._local.layer = None
         try:
+            if heads is not None:
+                # Grouped-query attention has fewer heads of keys, of the same width.
+                k_heads = k.shape[-1] * heads // q.shape[-1]
+                q, k = split_heads(q, heads), split_heads(k, k_heads)
             seen = self._read(layer, q, k, options, scale, mask)
         except (KeyError, ValueError, RuntimeError) as error:
             # Recording is not worth a generation, whatever another node or a full GPU makes of it.
@@ -149,7 +152,7 @@ class Capture:
 
     def _read(self, layer: str, q: Tensor, k: Tensor, options: dict, scale: float | None,
               mask: Tensor | None) -> dict[object, Tensor]:
-        """The maps of the guided branch's conds in this call."""
+        """The maps of the guided branch's conds in this call; q and k are [B, heads, tokens, D]."""
         conds, ids, images = options["cond_or_uncond"], options["uuids"], self.current.rows
         wanted = [i for i, index in enumerate(conds) if index == self.current.index]
         grid = tuple(options.get("activations_shape", ())[2:])
@@ -164,11 +167,6 @@ class Capture:
             rows = slice(i * images, (i + 1) * images)
             maps[ids[i]] = to_grid(column_mass(q[rows], k[rows], scale, _mask_rows(mask, rows, q.shape[0])), grid)
         return maps
-
-
-def _split_keys(k: Tensor, q: Tensor, heads: int) -> Tensor:
-    """Keys [B, tokens, heads_k * D] with the head width of the queries."""
-    return split_heads(k, k.shape[-1] * heads // q.shape[-1])
 
 
 def _mask_rows(mask: Tensor | None, rows: slice, batch: int) -> Tensor | None:

@@ -152,8 +152,8 @@ class Run:
             self.recording.steps.append(Step(level, attn_map.float(), self.label, name, guided=False))
         elif wanted:
             self.note("some steps gave no attention map and were not guided")
-        self.wanted = self.wanted or wanted
         self.main = MainPass(index, conds[index], x, out[index], attn_map, wanted and attn_map is not None)
+        self.wanted = self.wanted or self.main.wanted
         return out
 
     def apply_model(self, executor, x: Tensor, t: Tensor, c_concat=None, c_crossattn=None, control=None,

@@ -14,6 +14,9 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.host.graph import sample
+from tests.host.models import Tiny
+
 MIDDLE = "middle_block.1.transformer_blocks.0"
 
 
@@ -128,3 +131,12 @@ def allocations(run: Callable[[], object]) -> Counter[int]:
     with torch.inference_mode(False), torch.no_grad(), _Storages() as seen:
         run()
     return seen.sizes
+
+
+def assert_unchanged(tiny: Tiny, model, **inputs) -> None:
+    """Sampling with a patched model is bit for bit that of the plain one, in as many runs of the network."""
+    with network_calls(tiny.model) as plain:
+        expected = sample(tiny, **inputs)
+    with network_calls(tiny.model) as calls:
+        assert torch.equal(sample(tiny, model, **inputs), expected)
+    assert len(calls) == len(plain)
