@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..sag_core.trace import AttentionTrace
 from .host.files import new_trace_path, trace_names, trace_path
+from .host.sample import picture_of
 from .pictures import STYLES, picture
 from .types import CATEGORY, Trace
 
@@ -41,7 +42,7 @@ class SAGMaskPreview(io.ComfyNode):
 
     @classmethod
     def execute(cls, trace, latent, step, style, image=None) -> io.NodeOutput:
-        return io.NodeOutput(*picture(trace.find(latent["samples"]), step, style, image))
+        return io.NodeOutput(*picture(trace.find(picture_of(latent["samples"])), step, style, image))
 
 
 class SAGSaveTrace(io.ComfyNode):
@@ -68,7 +69,7 @@ class SAGSaveTrace(io.ComfyNode):
     @classmethod
     def execute(cls, trace, latent, filename_prefix) -> io.NodeOutput:
         path = new_trace_path(filename_prefix)
-        trace.save(path, latent["samples"])
+        trace.save(path, picture_of(latent["samples"]))
         return io.NodeOutput(ui={"text": [path.name]})
 
 

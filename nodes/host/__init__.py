@@ -1,7 +1,12 @@
 """Everything this pack knows of ComfyUI's internals.
 
+families.py    the host's transformers: their blocks, their token grids
 layers.py      which self-attention layers a model has, and what they are called
 capture.py     reads queries and keys of those layers while the model runs
+unmute.py      makes attention that drops the host's options pass them on
+conds.py       which branch is guided, and how the maps of its conds are put together
+evaluation.py  one evaluation of the model, with or without context windows
+sample.py      the picture in what the sampler works on
 run.py         one sampling run: capture, guidance, trace
 patch.py       puts guidance or recording on a MODEL
 adm.py         OpenAI's pixel models as a MODEL

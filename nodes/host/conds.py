@@ -23,15 +23,22 @@ def guided_branch(conds: list, known: Mapping[str, list], sigma: Tensor) -> tupl
     Returns:
         Its place among `conds` and "uncond" or "cond"; None where nothing is evaluated.
     """
-    negative = [(i, "uncond") for i, cond in enumerate(conds) if cond is known.get("negative")]
-    positive = [(i, "cond") for i, cond in enumerate(conds) if cond is known.get("positive")] or [(0, "cond")]
-    # Lists that another node has rebuilt are known by their place, where the guider keeps the host's order.
+    negative = [(i, "uncond") for i, cond in enumerate(conds) if _is_same(cond, known.get("negative"))]
+    positive = [(i, "cond") for i, cond in enumerate(conds) if _is_same(cond, known.get("positive"))] or [(0, "cond")]
+    # Conds that another node has made are known by their place, where the guider keeps the host's order.
     if not negative and positive[0][0] == 0:
         negative = [(1, "uncond")]
     for index, name in negative + positive:
         if index < len(conds) and any(is_active(cond, sigma) for cond in conds[index] or ()):
             return index, name
     return None
+
+
+def _is_same(conds: list | None, known: list | None) -> bool:
+    """Whether a list is the guider's own, or what context windows have cut from it."""
+    if not conds or not known:
+        return False
+    return conds is known or [cond.get("uuid") for cond in conds] == [cond.get("uuid") for cond in known]
 
 
 def is_active(cond: dict, sigma: Tensor) -> bool:
@@ -97,6 +104,8 @@ def combine(maps_by_cond: Mapping[object, Mapping[str, Tensor]], conds: list, x:
     maps = [fuse(list(by_layer.values())).to(x.device) for by_layer in maps]
     if len(conds) == 1 and "area" not in conds[0]:
         return maps[0]
+    if x.ndim == 3:
+        return fuse(maps)  # a video packed with its sound, which has no areas
     total = torch.zeros_like(x[:, :1], dtype=torch.float32)
     weights = torch.zeros_like(total)
     for default in (False, True):

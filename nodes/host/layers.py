@@ -11,28 +11,26 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from .families import transformer_of
+
 # U-Nets: SD's transformer blocks (with their index) and ADM's bare attention blocks.
 _UNET = re.compile(r"(input|middle|output)_blocks?\.(?:(\d+)\.)?(\d+)(?:\.transformer_blocks\.(\d+))?")
 _RANGE = re.compile(r"(\w+)\.(\d+)-(\d+)")
 
 
 def find_layers(diffusion_model: nn.Module) -> dict[str, str]:
-    """Names of the self-attention layers of a model and the modules they live in, shallow to deep and back.
+    """Names of the self-attention layers of a model and the modules they live in, in the order they run.
 
-    A block's first layer has a short name ("middle.0", "output.2"); every layer has a long one with the index of the
-    transformer inside the block ("output.2.1").
+    Of a U-Net: "input.4", "middle.0", "output.2", each the first transformer of its block, and with the index of the
+    transformer inside the block, "output.2.1". Of others: "block.0", "block.1", ...
     """
-    layers = {}
-    for path, module in diffusion_model.named_modules():
-        match = _UNET.fullmatch(path)
-        if match is None or not _is_self_attention(module):
-            continue
-        side, block, _, index = match.groups()
-        block, index = int(block or 0), int(index or 0)
-        if index == 0:
-            layers[f"{side}.{block}"] = path
-        layers[f"{side}.{block}.{index}"] = path
-    return layers
+    family = transformer_of(diffusion_model)
+    if family is not None:
+        blocks = [f"{path}.{name}" for path in family.blocks
+                  for name, _ in _child(diffusion_model, path).named_children()]
+    else:
+        blocks = [path for path, module in diffusion_model.named_modules() if _is_cascade_attention(module)]
+    return {f"block.{i}": path for i, path in enumerate(blocks)} or _unet_layers(diffusion_model)
 
 
 def choose_layers(spec: str, layers: dict[str, str]) -> list[str]:
@@ -58,12 +56,18 @@ def choose_layers(spec: str, layers: dict[str, str]) -> list[str]:
 
 
 def default_layer(layers: dict[str, str]) -> str:
-    """The middle block's first self-attention, else the deepest there is."""
+    """What `auto` means.
+
+    In a U-Net the middle block's first self-attention, else the deepest there is; in others the block in the middle,
+    where the tokens are neither still the latent's nor already the output's.
+    """
     names = short_names(layers)
     if "middle.0" in names:
         return "middle.0"
     encoder = [name for name in names if name.startswith("input.")]
-    return encoder[-1] if encoder else names[0]
+    if encoder:
+        return encoder[-1]
+    return names[len(names) // 2] if names[0].startswith("block.") else names[0]
 
 
 def describe(layers: dict[str, str]) -> str:
@@ -71,6 +75,8 @@ def describe(layers: dict[str, str]) -> str:
     names = short_names(layers)
     if not names:
         return "no self-attention that can be recorded"
+    if names[0] == "block.0":
+        return f"auto, block.0 to block.{len(names) - 1}"
     return f"auto, {', '.join(names)}"
 
 
@@ -79,7 +85,33 @@ def short_names(layers: dict[str, str]) -> Sequence[str]:
     return [name for name in layers if name.count(".") == 1]
 
 
+def _unet_layers(diffusion_model: nn.Module) -> dict[str, str]:
+    layers = {}
+    for path, module in diffusion_model.named_modules():
+        match = _UNET.fullmatch(path)
+        if match is None or not _is_self_attention(module):
+            continue
+        side, block, _, index = match.groups()
+        block, index = int(block or 0), int(index or 0)
+        if index == 0:
+            layers[f"{side}.{block}"] = path
+        layers[f"{side}.{block}.{index}"] = path
+    return layers
+
+
 def _is_self_attention(module: nn.Module) -> bool:
     if type(module).__name__ == "AttentionBlock":
         return True
     return hasattr(module, "attn1") and not getattr(module, "disable_self_attn", False)
+
+
+def _is_cascade_attention(module: nn.Module) -> bool:
+    """Stable Cascade's blocks, in which the image attends to itself and to the text at once."""
+    return type(module).__name__ == "AttnBlock" and getattr(module, "self_attn", False)
+
+
+def _child(module: nn.Module, path: str) -> nn.Module:
+    """A submodule, empty where the network lacks it."""
+    for name in path.split("."):
+        module = getattr(module, name, nn.Module())
+    return module

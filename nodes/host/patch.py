@@ -19,6 +19,7 @@ from ...sag_core.guidance import SAGSettings
 from ...sag_core.trace import AttentionTrace
 from .layers import choose_layers, find_layers
 from .run import Run
+from .sample import Layout
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,8 @@ class Patch:
     def outer_sample(self, executor, noise: torch.Tensor, latent_image: torch.Tensor, sampler, sigmas: torch.Tensor,
                      denoise_mask=None, callback=None, *args, **kwargs) -> torch.Tensor:
         """Wrap a whole sampling run (host: WrappersMP.OUTER_SAMPLE)."""
-        run = Run(self, executor.class_obj, noise)
+        layout = Layout(kwargs.get("latent_shapes") or [noise.shape])
+        run = Run(self, executor.class_obj, layout)
         with run:
             run.install()
             samples = executor(noise, latent_image, sampler, sigmas, denoise_mask, run.watch(callback), *args, **kwargs)

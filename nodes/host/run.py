@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import comfy.model_management
@@ -23,7 +23,9 @@ from ...sag_core.guidance import Interval, self_attention_guidance
 from ...sag_core.trace import Recording, Step, fingerprint
 from .capture import IN_PARTS, SAG_PASS, Capture, Pass
 from .conds import Twins, combine, guided_branch, sizes
+from .evaluation import Evaluation, MainPass, window_of
 from .layers import choose_layers, default_layer, find_layers
+from .sample import Layout
 
 if TYPE_CHECKING:
     from .patch import Patch
@@ -32,15 +34,14 @@ if TYPE_CHECKING:
 class Run:
     """A sampling run of a patched model; a context manager that leaves nothing behind."""
 
-    def __init__(self, patch: Patch, guider, noise: Tensor):
-        self.patch, self.settings, self.guider = patch, patch.settings, guider
-        self.recording = Recording(tuple(noise.shape[2:]), patch.threshold)
+    def __init__(self, patch: Patch, guider, layout: Layout):
+        self.patch, self.settings, self.guider, self.layout = patch, patch.settings, guider, layout
+        self.recording = Recording(layout.size, patch.threshold)
         layers = self._layers()
         self.capture = Capture(layers)
         self.label = ", ".join(layers)
         self.interval, self.process = self._noise_levels()
-        self.main: MainPass | None = None
-        self.whole = noise.shape
+        self.evaluation: Evaluation | None = None
         self.wanted = False
         self.last_denoised: Tensor | None = None
         self.twins = Twins()
@@ -76,7 +77,7 @@ class Run:
 
     def __exit__(self, *_) -> None:
         self.capture.detach()
-        self.main = self.last_denoised = None
+        self.evaluation = self.last_denoised = None
 
     def install(self) -> None:
         """Enter the host's options of this run, which the host throws away after it."""
@@ -105,6 +106,7 @@ class Run:
         outputs = [samples]
         if self.last_denoised is not None:
             outputs.append(self.guider.model_patcher.model.process_latent_out(self.last_denoised.cpu()))
+        outputs = [self.layout.picture(output) for output in outputs]
         dtype = comfy.model_management.intermediate_dtype()
         self.recording.results = {fingerprint(t) for output in outputs for t in (output, output.to(dtype))}
         if self.capture.layers and not self.recording.steps:
@@ -124,13 +126,17 @@ class Run:
 
     def predict_noise(self, executor, x: Tensor, *args, **kwargs) -> Tensor:
         """One evaluation of the guided model."""
-        self.main, self.whole = None, x.shape
-        return executor(x, *args, **kwargs)
+        self.evaluation = evaluation = Evaluation(x)
+        out = executor(x, *args, **kwargs)
+        self._record(evaluation)
+        return out
 
     def calc_cond_batch(self, executor, model, conds: list, x: Tensor, sigma: Tensor, model_options: dict) -> list:
         """The first call of an evaluation is the main pass; later ones are other guidances' and SAG's own."""
-        taken = self.main is not None or SAG_PASS in model_options.get("transformer_options", {})
-        if not taken and x.shape != self.whole:
+        options = model_options.get("transformer_options", {})
+        window = window_of(options, x, self.evaluation)
+        taken = SAG_PASS in options or not self.evaluation.expects(window)
+        if not taken and window is None and x.shape != self.evaluation.x.shape:
             self.note(IN_PARTS)
             taken = True
         branch = None if taken else guided_branch(conds, getattr(self.guider, "conds", {}), sigma)
@@ -146,14 +152,7 @@ class Run:
         for problem in seen.problems:
             self.note(problem)
         attn_map = None if seen.in_parts else combine(seen.maps, conds[index], x, sigma)
-        level = float(sigma.max())
-        wanted = self.interval is not None and level in self.interval
-        if attn_map is not None:
-            self.recording.steps.append(Step(level, attn_map.float(), self.label, name, guided=False))
-        elif wanted:
-            self.note("some steps gave no attention map and were not guided")
-        self.main = MainPass(index, conds[index], x, out[index], attn_map, wanted and attn_map is not None)
-        self.wanted = self.wanted or self.main.wanted
+        self.evaluation.add(MainPass(index, name, conds[index], float(sigma.max()), out[index], attn_map, window))
         return out
 
     def apply_model(self, executor, x: Tensor, t: Tensor, c_concat=None, c_crossattn=None, control=None,
@@ -162,48 +161,54 @@ class Run:
         options = transformer_options or {}
         current = self.capture.current
         if current is not None and tuple(x.shape[2:]) in current.sizes:
-            self.capture.attach(executor.class_obj.diffusion_model)
-            options = self.capture.instrument(options)
-        elif current is not None:
+            layout = Layout(kwargs.get("latent_shapes") or [x.shape])
+            with self.capture.listen(executor.class_obj.diffusion_model, layout.size, kwargs, options) as options:
+                return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        if current is not None:
             current.refuse_parts()
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
     def guide(self, args: dict) -> Tensor:
         """Post-CFG function: the graph's result so far, guided."""
-        main = self.main
-        if main is None or not main.wanted:
+        main = self._record(self.evaluation)
+        if main is None or main.attn_map is None or not self._wants(main):
             return args["denoised"]
         self.recording.steps[-1] = replace(self.recording.steps[-1], guided=True)
+        x, denoised, conds = self.evaluation.x, main.denoised, main.conds
+        if main.window is not None:
+            denoised, conds = args[f"{main.name}_denoised"], args[main.name]
 
-        def predict(degraded_x: Tensor) -> Tensor:
+        def predict(degraded: Tensor) -> Tensor:
             options = args["model_options"]
             marked = options | {"transformer_options": options.get("transformer_options", {}) | {SAG_PASS: True}}
             # Its own uuids, so that caching nodes do not take this pass for the one it repeats; its own place among
             # the conds, so that nodes that tell the branches apart see which one it is.
-            conds = [cond | {"uuid": self.twins.of(cond["uuid"], SAG_PASS)} for cond in main.conds]
-            alone = [None] * main.index + [conds]
-            return comfy.samplers.calc_cond_batch(args["model"], alone, degraded_x, args["sigma"], marked)[main.index]
+            own = [cond | {"uuid": self.twins.of(cond["uuid"], SAG_PASS)} for cond in conds]
+            alone = [None] * main.index + [own]
+            degraded_x = self.layout.replace(x, degraded)
+            out = comfy.samplers.calc_cond_batch(args["model"], alone, degraded_x, args["sigma"], marked)
+            return self.layout.picture(out[main.index])
 
-        return self_attention_guidance(args["denoised"], main.x, main.denoised, main.attn_map, args["sigma"], predict,
-                                       self.settings, self.process)
+        picture = self.layout.picture
+        guided = self_attention_guidance(picture(args["denoised"]), picture(x), picture(denoised), main.attn_map,
+                                         args["sigma"], predict, self.settings, self.process)
+        return self.layout.replace(args["denoised"], guided)
 
+    def _record(self, evaluation: Evaluation) -> MainPass | None:
+        """The evaluation's main pass, its step added to the trace when it is first asked for."""
+        if evaluation.closed:
+            return evaluation.main
+        main = evaluation.close(self.layout)
+        if main is None:
+            return None
+        wanted = self._wants(main)
+        if main.attn_map is not None:
+            step = Step(main.sigma, main.attn_map.float(), self.label, main.name, guided=False)
+            self.recording.steps.append(step)
+            self.wanted = self.wanted or wanted
+        elif wanted:
+            self.note("some steps gave no attention map and were not guided")
+        return main
 
-@dataclass(frozen=True)
-class MainPass:
-    """What one evaluation's main pass left for the guidance.
-
-    Args:
-        index: position of the guided branch among the conds.
-        conds: that branch's conds.
-        x: noisy sample.
-        denoised: the branch's own prediction, before classifier-free guidance and other nodes.
-        attn_map: its self-attention map.
-        wanted: whether this step is to be guided.
-    """
-
-    index: int
-    conds: list
-    x: Tensor
-    denoised: Tensor
-    attn_map: Tensor | None
-    wanted: bool
+    def _wants(self, main: MainPass) -> bool:
+        return self.interval is not None and main.sigma in self.interval

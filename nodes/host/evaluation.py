@@ -1,0 +1,111 @@
+"""One evaluation of the guided model: its main pass, or what context windows make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .sample import Layout
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames of the sample that the model is run on by themselves.
+
+    Args:
+        frames: their indices in the sample.
+        before: frames in front of them that are shown to the model as well.
+        dim: dimension of the sample that counts frames.
+    """
+
+    frames: tuple[int, ...]
+    before: int
+    dim: int
+
+
+def window_of(options: Mapping[str, object], x: Tensor, evaluation: Evaluation) -> Window | None:
+    """The host's context window that a pass over `x` is for; None where it is over the whole sample."""
+    window = options.get("context_window")
+    if window is None or x.shape == evaluation.x.shape:
+        return None
+    anchor = getattr(window, "causal_anchor_index", None)
+    return Window(tuple(window.index_list), int(anchor is not None and anchor >= 0), window.dim)
+
+
+@dataclass(frozen=True)
+class MainPass:
+    """What the main pass left for the guidance.
+
+    Args:
+        index: position of the guided branch among the conds.
+        name: "uncond" or "cond".
+        conds: that branch's conds.
+        sigma: noise level.
+        denoised: the branch's own prediction, before classifier-free guidance and other nodes.
+        attn_map: its self-attention map.
+        window: the frames that it is for, None for all.
+    """
+
+    index: int
+    name: str
+    conds: list
+    sigma: float
+    denoised: Tensor
+    attn_map: Tensor | None
+    window: Window | None = None
+
+
+class Evaluation:
+    """An evaluation, from its first model pass until its map is asked for.
+
+    Args:
+        x: noisy sample, as the sampler sees it.
+    """
+
+    def __init__(self, x: Tensor):
+        self.x = x
+        self.closed = False
+        self.main: MainPass | None = None
+        self._passes: list[MainPass] = []
+
+    def expects(self, window: Window | None) -> bool:
+        """Whether a pass belongs to the main one: the first of them all, or the first over this window."""
+        if self.closed or not self._passes:
+            return not self.closed
+        return window is not None and all(window != seen.window for seen in self._passes)
+
+    def add(self, part: MainPass) -> None:
+        """The main pass, or its part in one window."""
+        self._passes.append(part)
+
+    def close(self, layout: Layout) -> MainPass | None:
+        """The main pass over the whole sample; None where there was none that could be guided."""
+        self.closed = True
+        if self._passes:
+            first, parts = self._passes[0], self._passes
+            self.main = first if first.window is None else replace(first, attn_map=_join(parts, layout))
+        self._passes = []
+        return self.main
+
+
+def _join(parts: Sequence[MainPass], layout: Layout) -> Tensor | None:
+    """The map of the whole sample: every frame's is the mean over the windows that hold it."""
+    if any(part.attn_map is None for part in parts):
+        return None
+    # Frames are images of the batch, or the first dimension of a video's grid.
+    dim = 0 if parts[0].window.dim == 0 else 1
+    shape = list(parts[0].attn_map.shape)
+    shape[dim] = layout.shapes[0][parts[0].window.dim]
+    total = torch.zeros(shape, device=parts[0].attn_map.device)
+    count = torch.zeros(shape[dim], device=total.device)
+    for part in parts:
+        frames = torch.tensor(part.window.frames, device=total.device)
+        if part.attn_map.shape[dim] < part.window.before + len(frames):
+            return None  # several frames share a token, which no window can tell apart
+        own = part.attn_map.narrow(dim, part.window.before, len(frames))
+        total.index_add_(dim, frames, own.float())
+        count.index_add_(0, frames, torch.ones_like(frames, dtype=count.dtype))
+    return total / count.clamp(min=1).view([-1 if i == dim else 1 for i in range(total.ndim)])
