@@ -1,4 +1,7 @@
-"""From queries and keys to the self-attention map A_t, exactly, in memory linear in the number of tokens."""
+"""From queries and keys to the self-attention map A_t, in memory linear in the number of tokens.
+
+Exact up to 16,384 queries; of more, as videos have, a sample stands for all.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,10 @@ from torch import Tensor
 
 # Logits held at a time. 4 Mi float32 elements are 16 MiB, whatever the number of tokens.
 CHUNK_ELEMENTS = 4 * 1024 * 1024
+# All queries count up to the first number, so many of more: under 2% of what the attention itself computes.
+EXACT_QUERIES = 16_384
+SAMPLED_QUERIES = 512
+GOLDEN_RATIO = (5 ** 0.5 - 1) / 2
 
 
 def column_mass(q: Tensor, k: Tensor, scale: float | None = None, mask: Tensor | None = None,
@@ -56,6 +63,19 @@ def column_mass(q: Tensor, k: Tensor, scale: float | None = None, mask: Tensor |
         weights = logits.sub_(logits.amax(dim=-1, keepdim=True).clamp_(min=torch.finfo(dtype).min)).exp_()
         mass += einsum(weights, weights.sum(dim=-1).clamp_(min=tiny).reciprocal_(), "b h q k, b h q -> b k")
     return mass / heads
+
+
+def sample_queries(count: int) -> Tensor | slice:
+    """Which of `count` queries to take the attention of, as an index: all, or of very many an even sample.
+
+    The sample is one query of every stretch of equal length, at a place in it that follows the golden ratio, so that
+    it meets rows and columns of the image evenly whatever its width. How far the map is then from the exact one is
+    measured in tests/core/test_attention.py.
+    """
+    if count <= EXACT_QUERIES:
+        return slice(None)
+    stretch = torch.arange(SAMPLED_QUERIES, dtype=torch.float64)
+    return ((stretch + stretch * GOLDEN_RATIO % 1) * (count / SAMPLED_QUERIES)).long()
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ...sag_core.attention import column_mass, split_heads
+from ...sag_core.attention import column_mass, sample_queries, split_heads
 from ...sag_core.masks import to_grid
 from .families import Call, Order, image_first, image_only, transformer_of
 from .unmute import Unmuted
@@ -229,13 +229,15 @@ def _read(call: Listening, current: Pass, q: Tensor, k: Tensor, scale: float | N
             0 <= first <= t.shape[2] - image for first, t in ((first_q, q), (first_k, k))):
         raise ValueError(f"{q.shape[2]} tokens attend to {k.shape[2]} in {q.shape[0]} rows, where its grid is {grid} "
                          f"and there are {current.rows * len(conds)} images; another node merges, tiles or splits them")
-    queries = slice(first_q, first_q + image)
-    mask = _mask_of(mask, queries, q.shape[2])
+    own_queries, sampled = slice(first_q, first_q + image), sample_queries(image)
+    if mask is not None and mask.ndim > 1 and mask.shape[-2] == q.shape[2]:
+        mask = mask[..., own_queries, :][..., sampled, :]
+    q = q[:, :, own_queries][:, :, sampled]
     maps = {}
     for i in wanted:
         own = slice(i * rows, (i + 1) * rows)
         own_mask = mask[own] if mask is not None and mask.ndim > 2 and mask.shape[0] == q.shape[0] else mask
-        mass = column_mass(q[own, :, queries], k[own], scale, own_mask)[:, first_k:first_k + image]
+        mass = column_mass(q[own], k[own], scale, own_mask)[:, first_k:first_k + image]
         maps.setdefault(ids[i], []).append(to_grid(mass.reshape(current.rows, -1), grid))
     return {cond: sum(found) / len(found) for cond, found in maps.items()}
 
@@ -248,10 +250,3 @@ def _image(call: Listening) -> tuple[tuple[int, ...], Order]:
     if "activations_shape" in call.options:
         return tuple(call.options["activations_shape"][2:]), image_only
     return call.features, image_first
-
-
-def _mask_of(mask: Tensor | None, queries: slice, tokens: int) -> Tensor | None:
-    """The rows of an attention mask [..., Q or 1, K] that are the image's."""
-    if mask is None or mask.ndim < 2 or mask.shape[-2] != tokens:
-        return mask
-    return mask[..., queries, :]
