@@ -21,7 +21,8 @@ from torch import Tensor
 from ...sag_core.degrade import Process
 from ...sag_core.guidance import Interval, self_attention_guidance
 from ...sag_core.trace import Recording, Step, fingerprint
-from .capture import IN_PARTS, SAG_PASS, Capture, Pass
+from .attention import IN_PARTS, Pass
+from .capture import SAG_PASS, Capture
 from .conds import Twins, combine, guided_branch, sizes
 from .evaluation import Evaluation, MainPass, window_of
 from .layers import choose_layers, default_layer, find_layers

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
-
 from torch.utils.flop_counter import FlopCounterMode
 
 from sag_core.attention import EXACT_QUERIES, SAMPLED_QUERIES, column_mass, sample_queries, split_heads

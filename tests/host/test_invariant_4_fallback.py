@@ -183,4 +183,4 @@ def test_invariant_4_recorder_that_fails_costs_no_generation(monkeypatch, warnin
 def guided_globals(model) -> dict:
     """The module of the pack's recorder, whatever name the host loaded it under."""
     package = type(model.model_options["sampler_post_cfg_function"][0].__self__).__module__.rpartition(".")[0]
-    return vars(sys.modules[f"{package}.capture"])
+    return vars(sys.modules[f"{package}.attention"])

@@ -1,0 +1,120 @@
+"""One attention call of a watched layer: whose rows it holds, where the image is among its tokens, and their maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ...sag_core.attention import column_mass, sample_queries
+from ...sag_core.masks import to_grid
+from .families import Call, image_first, image_only, transformer_of
+
+IN_PARTS = "the model is run on parts of the sample, which are neither recorded nor guided"
+
+
+@dataclass
+class Pass:
+    """The main model pass of one step: what is wanted from it, and what was seen.
+
+    Args:
+        index: position of the guided branch among the conds of the pass.
+        rows: images in the batch.
+        sizes: spatial sizes at which the network may be run for this branch.
+        maps: by cond, then by layer, the map [B, h, w] or [B, t, h, w].
+        in_parts: the network is run on parts of the sample, whose maps are not the sample's.
+        problems: why a map could not be had, each once.
+    """
+
+    index: int
+    rows: int
+    sizes: set[tuple[int, ...]]
+    maps: dict[object, dict[str, Tensor]] = field(default_factory=dict)
+    in_parts: bool = False
+    problems: list[str] = field(default_factory=list)
+
+    def refuse_parts(self) -> None:
+        """Another node cuts the sample up; what it shows the network is not the sample."""
+        self.in_parts = True
+        self.problem(IN_PARTS)
+
+    def problem(self, text: str) -> None:
+        """Note why a map could not be had."""
+        if text not in self.problems:
+            self.problems.append(text)
+
+
+@dataclass
+class Listening(Call):
+    """A call of the network that is listened to, as far as its thread has come.
+
+    Args:
+        previous: another node's attention override.
+        layer: the watched layer that runs and has not attended yet.
+        features: the spatial size of what entered it, where that is an image.
+        seen: layers that have been read; one that runs again in the same call is not.
+    """
+
+    previous: Callable | None = None
+    layer: str | None = None
+    features: tuple[int, ...] = ()
+    seen: set[str] = field(default_factory=set)
+
+
+def read_maps(call: Listening, current: Pass, q: Tensor, k: Tensor, scale: float | None,
+              mask: Tensor | None) -> dict[object, Tensor]:
+    """The maps of the guided branch's conds in one attention call.
+
+    Args:
+        call: the call of the network that it is part of.
+        current: the pass that the call is part of.
+        q, k: queries [B, heads, tokens, D] and keys [B, heads_k, tokens_k, D].
+        scale, mask: of `column_mass`.
+
+    Returns:
+        By cond, [rows, h, w] or [rows, t, h, w], mean 1; nothing where the call is for the other branch.
+
+    Raises:
+        ValueError: the image's tokens are not there; the layer does not attend as its model does by itself.
+    """
+    conds, ids, batch = call.options["cond_or_uncond"], call.options["uuids"], q.shape[0]
+    wanted = [i for i, index in enumerate(conds) if index == current.index]
+    if not wanted:
+        return {}
+    grid, queries, keys = _find_image(call, current, q, k)
+    sampled = sample_queries(queries.stop - queries.start)
+    if mask is not None and mask.ndim > 1 and mask.shape[-2] == q.shape[2]:
+        mask = mask[..., queries, :][..., sampled, :]
+    q = q[:, :, queries][:, :, sampled]
+    maps = {}
+    for i in wanted:
+        own = slice(i * batch // len(conds), (i + 1) * batch // len(conds))
+        own_mask = mask[own] if mask is not None and mask.ndim > 2 and mask.shape[0] == batch else mask
+        mass = column_mass(q[own], k[own], scale, own_mask)[:, keys]
+        maps.setdefault(ids[i], []).append(to_grid(mass.reshape(current.rows, -1), grid))
+    return {cond: sum(found) / len(found) for cond, found in maps.items()}
+
+
+def _find_image(call: Listening, current: Pass, q: Tensor, k: Tensor) -> tuple[tuple[int, ...], slice, slice]:
+    """The grid of the image's tokens, and where they are among the queries and among the keys."""
+    family = transformer_of(call.network)
+    if family is not None:
+        grid, order = family.grid(call), family.order
+    elif "activations_shape" in call.options:
+        grid, order = tuple(call.options["activations_shape"][2:]), image_only
+    else:
+        grid, order = call.features, image_first
+    images = current.rows * len(call.options["cond_or_uncond"])
+    # Frames of a video that do not see each other are run as a batch of images.
+    frames = max(1, q.shape[0] // images) if len(grid) == 3 else 1
+    keys = queries = math.prod(grid) // frames
+    if order is image_first:
+        queries = min(queries, q.shape[2])  # LTXV asks its guides' tokens, which come last, in a call of their own
+    first_query, first_key = order(call, q.shape[2], queries), order(call, k.shape[2], keys)
+    if q.shape[0] != images * frames or not (0 <= first_query <= q.shape[2] - queries
+                                             and 0 <= first_key <= k.shape[2] - keys):
+        raise ValueError(f"{q.shape[2]} tokens attend to {k.shape[2]} in {q.shape[0]} rows, where its grid is {grid} "
+                         f"and there are {images} images; another node merges, tiles or splits them")
+    return grid, slice(first_query, first_query + queries), slice(first_key, first_key + keys)
