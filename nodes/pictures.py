@@ -30,6 +30,8 @@ def picture(recording: Recording, step: int, style: str, image: Tensor | None) -
     values = _frames(place(attn_map, recording.size))
     mask = _frames(attention_mask(attn_map, recording.threshold, recording.size))
     if image is not None:
+        if attn_map.ndim == 4 and 1 < len(image) != len(values):
+            values, mask = (_in_time(t, len(attn_map), len(image)) for t in (values, mask))
         if len(image) not in (1, len(values)):
             raise ValueError(f"image holds {len(image)} images; this run has {len(values)}")
         values, mask = (resize(t, image.shape[1:3]) for t in (values, mask))
@@ -52,6 +54,18 @@ def picture(recording: Recording, step: int, style: str, image: Tensor | None) -
 def _frames(values: Tensor) -> Tensor:
     """[B, 1, H, W], with the frames of a video one after another."""
     return rearrange(values, "b c t h w -> (b t) c h w") if values.ndim == 5 else values
+
+
+def _in_time(values: Tensor, batch: int, images: int) -> Tensor:
+    """The frames of `batch` videos, repeated as often as a video decoder makes images of a frame.
+
+    Causal decoders make one image of the first frame and so many of every other; the rest divide the time evenly.
+    """
+    frames, length = len(values) // batch, images // batch
+    image = torch.arange(length)
+    causal = frames > 1 and length > 1 and (length - 1) % (frames - 1) == 0
+    frame = -(-image * (frames - 1) // (length - 1)) if causal else image * frames // max(length, 1)
+    return rearrange(rearrange(values, "(b t) c h w -> b t c h w", b=batch)[:, frame], "b t c h w -> (b t) c h w")
 
 
 def _legible(values: Tensor, pixels: int) -> Tensor:

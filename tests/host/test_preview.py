@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from sag_core.trace import AttentionTrace, Recording, Step, fingerprint
 from tests.host import models
 from tests.host.graph import call, guide, maps, record, sample
 
@@ -146,3 +147,29 @@ def test_maps_of_changing_size_are_averaged_where_they_agree():
     for style in ("heatmap", "mask", "sheet"):
         image, mask = preview((trace, samples), -1, style)
         assert image.isfinite().all() and mask.shape == (1, 16, 24)
+
+
+def video(frames=3, batch=1):
+    """A recorded run of a video whose every frame attends to a token of its own."""
+    attn_map = torch.zeros(batch, frames, 2, 2)
+    for frame in range(frames):
+        attn_map[:, frame].view(batch, 4)[:, frame] = 4.0
+    samples = torch.randn(batch, 4, frames, 4, 4)
+    step = Step(1.0, attn_map, "block.1", "cond", guided=True)
+    trace = AttentionTrace()
+    trace.add(Recording((frames, 4, 4), steps=[step], results={fingerprint(samples)}))
+    return trace, samples
+
+
+@pytest.mark.parametrize(("length", "frame_of_image"), [
+    (3, [0, 1, 2]), (9, [0, 1, 1, 1, 1, 2, 2, 2, 2]), (6, [0, 0, 1, 1, 2, 2]), (1, [0, 1, 2]),
+], ids=["an image a frame", "causal decoder", "two images a frame", "one image for all"])
+def test_decoded_video_shows_the_map_of_each_frame_as_long_as_it_lasts(length, frame_of_image):
+    _, mask = preview(video(), 0, "overlay", image=images(length, 8, 8))
+    attended = mask.view(len(mask), 2, 4, 2, 4).amax(dim=(2, 4)).flatten(1).argmax(dim=1)
+    assert attended.tolist() == frame_of_image
+
+
+def test_images_of_another_number_than_the_videos_are_refused():
+    with pytest.raises(ValueError, match="image holds 5 images; this run has"):
+        preview(video(batch=2), 0, "overlay", image=images(5, 8, 8))
