@@ -5,7 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .adm import SAGClassLabel, SAGLoadADM
-from .guidance import SAGGuidance, SAGRecordAttention
+from .guidance import SAGGuidance, SAGRecordAttention, SAGSampler
+from .options import SAGMaskOptions, SAGSchedule
 from .trace import SAGLoadTrace, SAGMaskPreview, SAGSaveTrace
 
 
@@ -13,4 +14,5 @@ class SAGExtension(ComfyExtension):
     """All nodes of this pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [SAGGuidance, SAGRecordAttention, SAGMaskPreview, SAGLoadADM, SAGClassLabel, SAGSaveTrace, SAGLoadTrace]
+        return [SAGGuidance, SAGSampler, SAGRecordAttention, SAGMaskPreview, SAGMaskOptions, SAGSchedule, SAGLoadADM,
+                SAGClassLabel, SAGSaveTrace, SAGLoadTrace]

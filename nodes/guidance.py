@@ -1,12 +1,13 @@
-"""Nodes that patch a model: guidance and recording."""
+"""Nodes that guide and record: on a model, or on a sampler."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sag_core.guidance import SAGSettings
 from .host.patch import guide_model, record_model
+from .host.sampler import guide_sampler
 from .live import reporter
+from .settings import check_settings, settings_inputs, settings_of
 from .types import CATEGORY, MODEL_TOOLTIP, Trace, layer_input
 
 
@@ -22,45 +23,43 @@ class SAGGuidance(io.ComfyNode):
             description="Better images without training or prompts: steers away from what the model predicts when the "
                         "parts it attends to are blurred. Put it between the loader and the sampler.",
             search_aliases=["SAG", "self attention guidance", "perturbed guidance", "blur guidance"],
-            inputs=[
-                io.Model.Input("model", tooltip=MODEL_TOOLTIP),
-                io.Float.Input("scale", default=0.5, min=-10, max=10, step=0.01,
-                               tooltip="Strength. 0 is off, without a second pass; 0.1 to 1 is usual."),
-                io.Float.Input("blur_sigma", default=2.0, min=0, max=100, step=0.1,
-                               tooltip="How far the blur reaches, in pixels of the model's own space (a latent pixel "
-                                       "is 8 image pixels for Stable Diffusion)."),
-                io.Float.Input("threshold", default=1.0, min=0, max=100, step=0.05,
-                               tooltip="Attention above which a place is blurred; 1 is the average. Lower blurs more, "
-                                       "0 everything."),
-                layer_input(),
-                io.Float.Input("start_percent", default=0.0, min=0, max=1, step=0.01, optional=True, advanced=True,
-                               tooltip="Where in the sampling guidance starts."),
-                io.Float.Input("end_percent", default=1.0, min=0, max=1, step=0.01, optional=True, advanced=True,
-                               tooltip="Where in the sampling guidance ends."),
-                io.Int.Input("blur_kernel", default=0, min=0, max=999, optional=True, advanced=True,
-                             tooltip="Taps of the blur: 0 follows blur_sigma, else an odd number (the paper: 31)."),
-            ],
+            inputs=[io.Model.Input("model", tooltip=MODEL_TOOLTIP), *settings_inputs()],
             outputs=[io.Model.Output(), Trace.Output(display_name="trace")],
             hidden=[io.Hidden.unique_id],
         )
 
-    @classmethod
-    def validate_inputs(cls, scale=None, blur_sigma=None, threshold=None, start_percent=None, end_percent=None,
-                        blur_kernel=None):
-        """Refuse bad numbers when the graph is queued; linked inputs arrive as None and are checked when it runs."""
-        chosen = {"scale": scale, "blur_sigma": blur_sigma, "threshold": threshold, "start_percent": start_percent,
-                  "end_percent": end_percent, "blur_kernel": blur_kernel}
-        try:
-            SAGSettings(**{name: value for name, value in chosen.items() if value is not None})
-        except ValueError as error:
-            return str(error)
-        return True
+    validate_inputs = classmethod(check_settings)
 
     @classmethod
-    def execute(cls, model, scale, blur_sigma, threshold, layer="auto", start_percent=0.0, end_percent=1.0,
-                blur_kernel=0) -> io.NodeOutput:
-        settings = SAGSettings(scale, blur_sigma, threshold, layer, start_percent, end_percent, blur_kernel)
-        return io.NodeOutput(*guide_model(model, settings, reporter(cls.hidden.unique_id)))
+    def execute(cls, model, **inputs) -> io.NodeOutput:
+        return io.NodeOutput(*guide_model(model, settings_of(**inputs), reporter(cls.hidden.unique_id)))
+
+
+class SAGSampler(io.ComfyNode):
+    """Self-Attention Guidance on a sampler."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SAGSampler",
+            display_name="SAG Sampler (wrap)",
+            category=CATEGORY,
+            description="Self-Attention Guidance that belongs to the sampler: the model stays as it is, and any guider "
+                        "may use it. For SamplerCustom and SamplerCustomAdvanced.",
+            search_aliases=["SAG sampler", "guided sampler"],
+            inputs=[
+                io.Sampler.Input("sampler", tooltip="The sampler to guide; connect this node's SAMPLER in its place."),
+                *settings_inputs(),
+            ],
+            outputs=[io.Sampler.Output(), Trace.Output(display_name="trace")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    validate_inputs = classmethod(check_settings)
+
+    @classmethod
+    def execute(cls, sampler, **inputs) -> io.NodeOutput:
+        return io.NodeOutput(*guide_sampler(sampler, settings_of(**inputs), reporter(cls.hidden.unique_id)))
 
 
 class SAGRecordAttention(io.ComfyNode):

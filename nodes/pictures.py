@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..sag_core.masks import attention_mask, place
+from ..sag_core.masks import place
 from ..sag_core.render import contact_sheet, heatmap, overlay, resize
 from ..sag_core.trace import Recording
 
@@ -28,7 +28,7 @@ def picture(recording: Recording, step: int, style: str, image: Tensor | None) -
     """
     attn_map = recording.attn_map(step)
     values = _frames(place(attn_map, recording.size))
-    mask = _frames(attention_mask(attn_map, recording.threshold, recording.size))
+    mask = _frames(recording.mask(step))
     if image is not None:
         if attn_map.ndim == 4 and 1 < len(image) != len(values):
             values, mask = (_in_time(t, len(attn_map), len(image)) for t in (values, mask))

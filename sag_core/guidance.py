@@ -9,8 +9,9 @@ it makes of that. In the paper's notation (algorithm 1), with the model's predic
     x_deg   = x0_deg, noised with the model's own noise                            (degrade.renoise)
     eps_sag = eps(x) + s * (eps(x) - eps(x_deg))                                   (sag_update)
 
-Everything here is in terms of clean predictions, where the last line reads `x0 + s * (x0_deg - x0(x_deg))` for every
-parametrisation: eps(x) and eps(x_deg) share sigma, and x_deg was made with the noise eps(x).
+That is all there is to the paper's method; what goes beyond one step of it (other masks, schedules, steps left out) is
+in guide.py. Everything here is in terms of clean predictions, where the last line reads `x0 + s * (x0_deg - x0(x_deg))`
+for every parametrisation: eps(x) and eps(x_deg) share sigma, and x_deg was made with the noise eps(x).
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from torch import Tensor
 
 from .degrade import Process, degrade, renoise
 from .masks import attention_mask
+from .schedule import Schedule
+from .strategies import MaskOptions
+
+REFERENCES = ("cfg", "branch")
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,11 @@ class SAGSettings:
         layer: whose attention is used, "auto" or names the host's model knows.
         start_percent, end_percent: part of the sampling that is guided, 0..1, both ends included.
         blur_kernel: taps of the blur, odd; 0 follows `blur_sigma`.
+        mask: how the mask is made.
+        schedule: how guidance goes over the run.
+        rescale: how far the spread of the guided prediction is brought back, 0..1; 0 is the paper.
+        rescale_to: to whose spread: "cfg", the result without this guidance, or "branch", the guided branch's.
+        projection: how much of the guidance parallel to the prediction is taken away, 0..1; 0 is the paper.
 
     Raises:
         ValueError: a value is out of its range; the message names it.
@@ -48,10 +58,16 @@ class SAGSettings:
     start_percent: float = 0.0
     end_percent: float = 1.0
     blur_kernel: int = 0
+    mask: MaskOptions = MaskOptions()
+    schedule: Schedule = Schedule()
+    rescale: float = 0.0
+    rescale_to: str = "cfg"
+    projection: float = 0.0
 
     def __post_init__(self) -> None:
         for name, low, high in (("scale", -10, 10), ("blur_sigma", 0, 100), ("threshold", 0, 100),
-                                ("start_percent", 0, 1), ("end_percent", 0, 1), ("blur_kernel", 0, 999)):
+                                ("start_percent", 0, 1), ("end_percent", 0, 1), ("blur_kernel", 0, 999),
+                                ("rescale", 0, 1), ("projection", 0, 1)):
             value = getattr(self, name)
             if not (math.isfinite(value) and low <= value <= high):
                 raise ValueError(f"{name} is {value}; it must be a number from {low} to {high}")
@@ -60,17 +76,8 @@ class SAGSettings:
         if self.start_percent > self.end_percent:
             raise ValueError(f"start_percent is {self.start_percent}, after end_percent {self.end_percent}; "
                              "no step would be guided")
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Noise levels that are guided, from `sigma_start` down to `sigma_end`, both included."""
-
-    sigma_start: float
-    sigma_end: float
-
-    def __contains__(self, sigma: float) -> bool:
-        return self.sigma_end <= sigma <= self.sigma_start
+        if self.rescale_to not in REFERENCES:
+            raise ValueError(f"rescale_to is {self.rescale_to!r}; it must be one of {', '.join(REFERENCES)}")
 
 
 def self_attention_guidance(base: Tensor, x: Tensor, denoised: Tensor, attn_map: Tensor, sigma: Tensor,
@@ -85,7 +92,7 @@ def self_attention_guidance(base: Tensor, x: Tensor, denoised: Tensor, attn_map:
         attn_map: self-attention map of that pass [B, h, w] or [B, t, h, w].
         sigma: noise level, [B] or scalar.
         predict: clean prediction of the same branch at another noisy sample, at the same sigma.
-        settings: scale, blur and threshold.
+        settings: scale, blur and threshold; the rest is for guide.py.
         process: how x was made of a clean sample and noise.
     """
     mask = attention_mask(attn_map.to(x.device), settings.threshold, x.shape[2:])

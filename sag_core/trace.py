@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor
 
-from .masks import fuse
+from .masks import attention_mask, fuse
 
 FORMAT = "sag-trace-1"
 
@@ -28,6 +28,8 @@ class Step:
         layer: the layer or layers it was recorded from.
         branch: "uncond" or "cond".
         guided: whether guidance was applied at this step.
+        mask: what was blurred, [B, H, W] or [B, T, H, W] in 0..1 on the sample, where it is not simply where the map is
+            above the threshold.
     """
 
     sigma: float
@@ -35,6 +37,12 @@ class Step:
     layer: str
     branch: str
     guided: bool
+    mask: Tensor | None = None
+
+    def cpu(self) -> Step:
+        """The step on the CPU, its mask in 256 levels."""
+        mask = None if self.mask is None else self.mask.mul(255).round().to("cpu", torch.uint8)
+        return replace(self, attn_map=self.attn_map.cpu(), mask=mask)
 
 
 @dataclass
@@ -61,13 +69,34 @@ class Recording:
         Raises:
             ValueError: nothing was recorded, or there is no such step.
         """
+        return fuse([step.attn_map for step in self._chosen(step)])
+
+    def mask(self, step: int = -1) -> Tensor:
+        """What was blurred at a step, counted from 0, or in the mean over all steps where -1.
+
+        Where nothing but the threshold decides, the mask over all steps is that of their mean map, as in the paper.
+
+        Returns:
+            [B, 1, H, W] or [B, 1, T, H, W] in 0..1, float32.
+
+        Raises:
+            ValueError: nothing was recorded, or there is no such step.
+        """
+        if all(step.mask is None for step in self.steps):
+            return attention_mask(self.attn_map(step).float(), self.threshold, self.size)
+        chosen = self._chosen(step)
+        total = torch.zeros(chosen[0].attn_map.shape[0], 1, *self.size)
+        for one in chosen:
+            if one.mask is not None:
+                total += one.mask[:, None].float() / 255
+        return total / len(chosen)
+
+    def _chosen(self, step: int) -> list[Step]:
         if not self.steps:
             raise ValueError("the trace has no steps: " + ("; ".join(self.notes) or "nothing was recorded in that run"))
         if step >= len(self.steps) or step < -1:
             raise ValueError(f"step is {step}; this run has steps 0 to {len(self.steps) - 1}, and -1 for all of them")
-        if step >= 0:
-            return self.steps[step].attn_map
-        return fuse([step.attn_map for step in self.steps])
+        return self.steps if step == -1 else [self.steps[step]]
 
 
 class AttentionTrace:
@@ -118,6 +147,8 @@ class AttentionTrace:
         # Copies, because safetensors refuses tensors that share memory, and steps may share a map.
         tensors = {f"steps.{i}": step.attn_map.clone(memory_format=torch.contiguous_format)
                    for i, step in enumerate(recording.steps)}
+        tensors |= {f"masks.{i}": step.mask.contiguous()
+                    for i, step in enumerate(recording.steps) if step.mask is not None}
         tensors["samples"] = samples.cpu().contiguous()
         description = {
             "size": recording.size, "threshold": recording.threshold, "notes": recording.notes,
@@ -148,7 +179,9 @@ def _read(path: Path) -> tuple[Recording, Tensor]:
             raise ValueError(f"it is safetensors, but not marked {FORMAT}")
         description = json.loads(metadata["recording"])
         samples = file.get_tensor("samples")
-        steps = [Step(attn_map=file.get_tensor(f"steps.{i}"), **step) for i, step in enumerate(description["steps"])]
+        masks = {name: file.get_tensor(name) for name in file.keys() if name.startswith("masks.")}
+        steps = [Step(attn_map=file.get_tensor(f"steps.{i}"), mask=masks.get(f"masks.{i}"), **step)
+                 for i, step in enumerate(description["steps"])]
     recording = Recording(tuple(description["size"]), description["threshold"], steps, description["notes"],
                           {fingerprint(samples)})
     # The file may come from anywhere: what is drawn later must not meet surprises.
@@ -159,6 +192,9 @@ def _read(path: Path) -> tuple[Recording, Tensor]:
     for i, step in enumerate(steps):
         if not _is_map(step.attn_map, samples):
             raise ValueError(f"step {i} holds no attention map")
+        if step.mask is not None and (step.mask.dtype, step.mask.shape) != (
+                torch.uint8, (len(samples), *samples.shape[2:])):
+            raise ValueError(f"step {i} holds no mask")
     return recording, samples
 
 

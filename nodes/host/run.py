@@ -19,7 +19,9 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...sag_core.degrade import Process
-from ...sag_core.guidance import Interval, self_attention_guidance
+from ...sag_core.guide import Guide
+from ...sag_core.schedule import Interval
+from ...sag_core.strategies import MaskOptions
 from ...sag_core.trace import Recording, Step, fingerprint
 from .attention import IN_PARTS, Pass
 from .capture import SAG_PASS, Capture
@@ -27,6 +29,7 @@ from .conds import Twins, combine, guided_branch, sizes
 from .evaluation import Evaluation, MainPass, window_of
 from .layers import choose_layers, default_layer, find_layers
 from .sample import Layout
+from .vision import looking_at
 
 if TYPE_CHECKING:
     from .patch import Patch
@@ -35,15 +38,15 @@ if TYPE_CHECKING:
 class Run:
     """A sampling run of a patched model; a context manager that leaves nothing behind."""
 
-    def __init__(self, patch: Patch, guider, layout: Layout):
-        self.patch, self.settings, self.guider, self.layout = patch, patch.settings, guider, layout
+    def __init__(self, patch: Patch, guider, layout: Layout, sigmas: Tensor):
+        self.patch, self.guider, self.layout = patch, guider, layout
         self.recording = Recording(layout.size, patch.threshold)
         layers = self._layers()
         self.capture = Capture(layers)
         self.label = ", ".join(layers)
-        self.interval, self.process = self._noise_levels()
+        self.guidance = self._guidance(sigmas.tolist())
         self.evaluation: Evaluation | None = None
-        self.wanted = False
+        self.wanted = self.asked = False
         self.last_denoised: Tensor | None = None
         self.twins = Twins()
 
@@ -61,35 +64,59 @@ class Run:
             self.note(f"{error}; {names[0]} is used instead")
         return {name: layers[name] for name in names}
 
-    def _noise_levels(self) -> tuple[Interval | None, Process]:
+    def _guidance(self, sigmas: list[float]) -> Guide | None:
+        settings = self.patch.settings
+        if settings is None:
+            return None
         sampling = self.guider.model_patcher.get_model_object("model_sampling")
         process = Process.VARIANCE_EXPLODING
         if isinstance(sampling, comfy.model_sampling.CONST):
             process = Process.FLOW_MATCHING
         elif isinstance(sampling, comfy.model_sampling.V_PREDICTION_DDPM):
             process = Process.VARIANCE_PRESERVING
-        if self.settings is None or self.settings.scale == 0:
-            return None, process
-        return Interval(sampling.percent_to_sigma(self.settings.start_percent),
-                        sampling.percent_to_sigma(self.settings.end_percent)), process
+        schedule = settings.schedule
+        percent = schedule.percent or (settings.start_percent, settings.end_percent)
+        interval = schedule.interval or Interval(*map(sampling.percent_to_sigma, percent))
+        settings = replace(settings, mask=self._seeing(settings.mask))
+        return Guide(settings, process, interval, sigmas)
+
+    def _seeing(self, mask: MaskOptions) -> MaskOptions:
+        """Mask options whose vision model can look at this model's clean predictions; without one, as they are."""
+        if mask.strategy != "DINO":
+            return mask
+        try:
+            if len(self.layout.size) != 2:
+                raise ValueError("a vision model looks at images, not at videos")
+            seen = looking_at(mask.vision, self.guider.model_patcher.model.latent_format)
+        except ValueError as error:
+            self.note(f"{error}; the model's own self-attention is used instead")
+            return replace(mask, strategy="self-attention")
+        mask.vision.load()
+        return replace(mask, vision=seen)
 
     def __enter__(self) -> Run:
         return self
 
     def __exit__(self, *_) -> None:
         self.capture.detach()
-        self.evaluation = self.last_denoised = None
+        self.evaluation = self.last_denoised = self.guidance = None
 
-    def install(self) -> None:
-        """Enter the host's options of this run, which the host throws away after it."""
+    def install(self, options: dict) -> None:
+        """Enter the host's options of a run, which the host throws away after it.
+
+        Where a node has kept a place among the post-CFG functions, the guidance takes it; else it comes last.
+        """
         if not self.capture.layers:
             return
-        options = self.guider.model_options
         for kind, wrapper in ((WrappersMP.PREDICT_NOISE, self.predict_noise),
                               (WrappersMP.CALC_COND_BATCH, self.calc_cond_batch),
                               (WrappersMP.APPLY_MODEL, self.apply_model)):
             comfy.patcher_extension.add_wrapper_with_key(kind, "sag", wrapper, options, is_model_options=True)
+        if self.guidance is None:
+            return
         chain = options.get("sampler_post_cfg_function", [])
+        if self.patch.post_cfg not in chain:
+            chain = [*chain, self.patch.post_cfg]
         options["sampler_post_cfg_function"] = [self.guide if f == self.patch.post_cfg else f for f in chain]
 
     def watch(self, callback: Callable | None) -> Callable:
@@ -103,7 +130,7 @@ class Run:
 
     def finish(self, samples: Tensor) -> None:
         """Hand the recording over, with what the run put out, so that the trace knows its LATENT."""
-        self.recording.steps[:] = [replace(step, attn_map=step.attn_map.cpu()) for step in self.recording.steps]
+        self.recording.steps[:] = [step.cpu() for step in self.recording.steps]
         outputs = [samples]
         if self.last_denoised is not None:
             outputs.append(self.guider.model_patcher.model.process_latent_out(self.last_denoised.cpu()))
@@ -112,8 +139,10 @@ class Run:
         self.recording.results = {fingerprint(t) for output in outputs for t in (output, output.to(dtype))}
         if self.capture.layers and not self.recording.steps:
             self.note("no self-attention was seen in this run, so nothing was recorded or guided")
-        elif self.wanted and not any(step.guided for step in self.recording.steps):
+        elif self.wanted and not self.asked:
             self.note("no step was guided: nothing asked for the guidance after the model was run")
+        elif self.wanted and not any(step.guided for step in self.recording.steps):
+            self.note("no step was guided: nowhere was there anything to blur; a lower threshold would find more")
         self.patch.trace.add(self.recording)
 
     def note(self, text: str) -> None:
@@ -174,7 +203,7 @@ class Run:
         main = self._record(self.evaluation)
         if main is None or main.attn_map is None or not self._wants(main):
             return args["denoised"]
-        self.recording.steps[-1] = replace(self.recording.steps[-1], guided=True)
+        self.asked = True
         x, denoised, conds = self.evaluation.x, main.denoised, main.conds
         if main.window is not None:
             denoised, conds = args[f"{main.name}_denoised"], args[main.name]
@@ -191,9 +220,13 @@ class Run:
             return self.layout.picture(out[main.index])
 
         picture = self.layout.picture
-        guided = self_attention_guidance(picture(args["denoised"]), picture(x), picture(denoised), main.attn_map,
-                                         args["sigma"], predict, self.settings, self.process)
-        return self.layout.replace(args["denoised"], guided)
+        guided = self.guidance(picture(args["denoised"]), picture(x), picture(denoised), args["sigma"], main.sigma,
+                               predict)
+        if guided is None:
+            return args["denoised"]
+        mask = None if guided.mask is None or self.patch.settings.mask.is_plain else guided.mask[:, 0]
+        self.recording.steps[-1] = replace(self.recording.steps[-1], guided=True, mask=mask)
+        return self.layout.replace(args["denoised"], guided.denoised)
 
     def _record(self, evaluation: Evaluation) -> MainPass | None:
         """The evaluation's main pass, its step added to the trace when it is first asked for."""
@@ -206,10 +239,12 @@ class Run:
         if main.attn_map is not None:
             step = Step(main.sigma, main.attn_map.float(), self.label, main.name, guided=False)
             self.recording.steps.append(step)
+            if self.guidance is not None:
+                self.guidance.observe(main.attn_map.float())
             self.wanted = self.wanted or wanted
         elif wanted:
             self.note("some steps gave no attention map and were not guided")
         return main
 
     def _wants(self, main: MainPass) -> bool:
-        return self.interval is not None and main.sigma in self.interval
+        return self.guidance is not None and self.guidance.plan(main.sigma) is not None

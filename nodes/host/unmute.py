@@ -15,6 +15,15 @@ from torch import nn
 _LOCK = threading.Lock()  # several runs may come to one module at once
 
 
+def rebound_forward(module: nn.Module, **names: object) -> MethodType:
+    """The forward of a module's class, in which some global names stand for something else."""
+    plain = type(module).forward
+    names = plain.__globals__ | names
+    copy = FunctionType(plain.__code__, names, plain.__name__, plain.__defaults__, plain.__closure__)
+    copy.__kwdefaults__ = plain.__kwdefaults__
+    return MethodType(copy, module)
+
+
 class Unmuted:
     """A module's `forward` that hands `options` of its thread to the attention it calls."""
 
@@ -28,10 +37,7 @@ class Unmuted:
                 kwargs.setdefault("transformer_options", self.options)
             return plain.__globals__["optimized_attention"](*args, **kwargs)
 
-        names = plain.__globals__ | {"optimized_attention": attend}
-        copy = FunctionType(plain.__code__, names, plain.__name__, plain.__defaults__, plain.__closure__)
-        copy.__kwdefaults__ = plain.__kwdefaults__
-        self._forward = MethodType(copy, module)
+        self._forward = rebound_forward(module, optimized_attention=attend)
 
     def __call__(self, *args, **kwargs):
         return self._forward(*args, **kwargs)

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from sag_core.degrade import Process
-from sag_core.guidance import Interval, SAGSettings, sag_update, self_attention_guidance
+from sag_core.guidance import SAGSettings, sag_update, self_attention_guidance
+from sag_core.schedule import Interval
 
 VE, FM, VP = Process.VARIANCE_EXPLODING, Process.FLOW_MATCHING, Process.VARIANCE_PRESERVING
 

@@ -18,18 +18,53 @@ MODEL = ("model", "MODEL", {})
 LAYER = ("layer", "STRING", {"default": "auto", "optional": True, "advanced": True})
 TRACE, LATENT = ("trace", "SAG_TRACE", {}), ("latent", "LATENT", {})
 ADVANCED = {"optional": True, "advanced": True}
+SETTINGS = [
+    ("scale", "FLOAT", {"default": 0.5, "min": -10, "max": 10}),
+    ("blur_sigma", "FLOAT", {"default": 2.0, "min": 0, "max": 100}),
+    ("threshold", "FLOAT", {"default": 1.0, "min": 0, "max": 100}),
+    LAYER,
+    ("start_percent", "FLOAT", {"default": 0.0, "min": 0, "max": 1, **ADVANCED}),
+    ("end_percent", "FLOAT", {"default": 1.0, "min": 0, "max": 1, **ADVANCED}),
+    ("blur_kernel", "INT", {"default": 0, "min": 0, **ADVANCED}),
+    ("mask_options", "SAG_MASK", {"optional": True}),
+    ("schedule", "SAG_SCHEDULE", {"optional": True}),
+    ("rescale", "FLOAT", {"default": 0.0, "min": 0, "max": 1, **ADVANCED}),
+    ("rescale_to", "COMBO", {"default": "cfg", "options": ["cfg", "branch"], **ADVANCED}),
+    ("projection", "FLOAT", {"default": 0.0, "min": 0, "max": 1, **ADVANCED}),
+]
 # id: (name, inputs, outputs)
 CONTRACT = {
-    "SAGGuidance": ("Self-Attention Guidance (SAG)", [
-        MODEL,
-        ("scale", "FLOAT", {"default": 0.5, "min": -10, "max": 10}),
-        ("blur_sigma", "FLOAT", {"default": 2.0, "min": 0, "max": 100}),
-        ("threshold", "FLOAT", {"default": 1.0, "min": 0, "max": 100}),
-        LAYER,
-        ("start_percent", "FLOAT", {"default": 0.0, "min": 0, "max": 1, **ADVANCED}),
-        ("end_percent", "FLOAT", {"default": 1.0, "min": 0, "max": 1, **ADVANCED}),
-        ("blur_kernel", "INT", {"default": 0, "min": 0, **ADVANCED}),
-    ], ["MODEL", "SAG_TRACE"]),
+    "SAGGuidance": ("Self-Attention Guidance (SAG)", [MODEL, *SETTINGS], ["MODEL", "SAG_TRACE"]),
+    "SAGSampler": ("SAG Sampler (wrap)", [("sampler", "SAMPLER", {}), *SETTINGS], ["SAMPLER", "SAG_TRACE"]),
+    "SAGMaskOptions": ("SAG Mask Options", [
+        ("strategy", "COMBO", {"default": "self-attention", "options": [
+            "self-attention", "global", "high-frequency", "random", "square", "inverse", "DINO"]}),
+        ("threshold_as", "COMBO", {"default": "absolute", "options": ["absolute", "quantile"], **ADVANCED}),
+        ("quantile", "FLOAT", {"default": 0.5, "min": 0, "max": 1, **ADVANCED}),
+        ("softness", "FLOAT", {"default": 0.0, "min": 0, **ADVANCED}),
+        ("decay", "FLOAT", {"default": 0.0, "min": 0, "max": 0.99, **ADVANCED}),
+        ("seed", "INT", {"default": 0, "min": 0, **ADVANCED}),
+        ("mask", "MASK", {"optional": True}),
+        ("combine", "COMBO", {"default": "intersect", "options": ["replace", "intersect", "unite"], "optional": True}),
+        ("clip_vision", "CLIP_VISION", {"optional": True}),
+    ], ["SAG_MASK"]),
+    "SAGSchedule": ("SAG Schedule", [
+        ("interval", "COMBO", {"default": "as guidance", "options": ["as guidance", "percent", "sigma"]}),
+        ("start", "FLOAT", {"default": 0.0, "min": 0}),
+        ("end", "FLOAT", {"default": 1.0, "min": 0}),
+        ("scale_curve", "COMBO", {"default": "constant", "options": ["constant", "linear", "cosine", "list"]}),
+        ("scale_end", "FLOAT", {"default": 0.0, **ADVANCED}),
+        ("scale_list", "STRING,FLOATS,SIGMAS", ADVANCED),
+        ("blur_curve", "COMBO", {"default": "constant", "options": ["constant", "linear", "cosine", "list"],
+                                 **ADVANCED}),
+        ("blur_end", "FLOAT", {"default": 0.0, "min": 0, **ADVANCED}),
+        ("blur_list", "STRING,FLOATS,SIGMAS", ADVANCED),
+        ("every", "INT", {"default": 1, "min": 1, "optional": True}),
+        ("boost", "FLOAT", {"default": 0.0, "min": 0, **ADVANCED}),
+        ("between", "COMBO", {"default": "nothing", "options": ["nothing", "last direction"], **ADVANCED}),
+        ("skip_below", "FLOAT", {"default": 0.0, "min": 0, "max": 1, **ADVANCED}),
+        ("stop_below", "FLOAT", {"default": 0.0, "min": 0, "max": 1, **ADVANCED}),
+    ], ["SAG_SCHEDULE"]),
     "SAGRecordAttention": ("Record Self-Attention", [MODEL, LAYER], ["MODEL", "SAG_TRACE"]),
     "SAGMaskPreview": ("Self-Attention Mask", [
         TRACE, LATENT, ("step", "INT", {"default": -1, "min": -1}),

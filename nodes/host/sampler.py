@@ -1,0 +1,91 @@
+"""Putting guidance on a SAMPLER: the model stays as it is, and any guider may use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import comfy.model_patcher
+import comfy.samplers
+import torch
+
+from ...sag_core.guidance import SAGSettings
+from ...sag_core.trace import AttentionTrace
+from .patch import Patch
+from .run import Run
+from .sample import Layout
+
+
+class GuidedSampler(comfy.samplers.KSAMPLER):
+    """A sampler whose every run is guided; to the host and to nodes that wrap samplers, a sampler like any other."""
+
+    def __init__(self, sampler: comfy.samplers.KSAMPLER, patch: Patch):
+        super().__init__(_Guided(sampler.sampler_function, patch), sampler.extra_options, sampler.inpaint_options)
+
+
+@dataclass(frozen=True, eq=False)
+class _Guided:
+    """A function that samples, guided.
+
+    Args:
+        sampler_function: the function as it was.
+        patch: what the node asks for.
+    """
+
+    sampler_function: object
+    patch: Patch
+
+    def __call__(self, model, noise: torch.Tensor, sigmas: torch.Tensor, extra_args: dict, callback=None, disable=None,
+                 **options) -> torch.Tensor:
+        guider = _guider(model)
+        shapes = _latent_shapes(guider) or [noise.shape]
+        own_options = guider.model_options
+        with Run(self.patch, guider, Layout(shapes), sigmas) as run:
+            # The guider asks its own options for what wraps an evaluation, and hands the sampler's to the model.
+            guider.model_options = comfy.model_patcher.create_model_options_clone(own_options)
+            model_options = comfy.model_patcher.create_model_options_clone(extra_args["model_options"])
+            run.install(guider.model_options)
+            run.install(model_options)
+
+            def watch(info: dict) -> None:
+                run.last_denoised = info["denoised"]
+                if callback is not None:
+                    callback(info)
+
+            try:
+                samples = self.sampler_function(model, noise, sigmas, callback=watch, disable=disable, **options,
+                                                extra_args=extra_args | {"model_options": model_options})
+            finally:
+                guider.model_options = own_options
+            result = guider.inner_model.model_sampling.inverse_noise_scaling(sigmas[-1], samples)
+            run.finish(guider.inner_model.process_latent_out(result.to(torch.float32)).cpu())
+        return samples
+
+
+def guide_sampler(sampler, settings: SAGSettings, report: Callable[[str], None]):
+    """A SAMPLER that is guided, and its trace.
+
+    Raises:
+        ValueError: the sampler does not consist of a function that could be wrapped.
+    """
+    if not isinstance(sampler, comfy.samplers.KSAMPLER):
+        raise ValueError(f"the sampler is a {type(sampler).__name__}, which cannot be wrapped; put Self-Attention "
+                         "Guidance on the model instead")
+    patch = Patch(settings, settings.layer, settings.threshold, AttentionTrace(), report)
+    return GuidedSampler(sampler, patch), patch.trace
+
+
+def _guider(model):
+    """The guider inside what a sampler is given as its model, which other nodes may have wrapped."""
+    while not hasattr(model, "model_patcher"):
+        model = model.inner_model
+    return model
+
+
+def _latent_shapes(guider) -> list | None:
+    """The shapes of the things that are sampled at once, where the model knows of more than one."""
+    for conds in guider.conds.values():
+        for cond in conds:
+            if "latent_shapes" in cond["model_conds"]:
+                return cond["model_conds"]["latent_shapes"].cond
+    return None
