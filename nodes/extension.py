@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from .adm import SAGClassLabel, SAGLoadADM
 from .guidance import SAGGuidance, SAGRecordAttention, SAGSampler
 from .options import SAGMaskOptions, SAGSchedule
+from .preset import SAGPreset
 from .trace import SAGLoadTrace, SAGMaskPreview, SAGSaveTrace
 
 
@@ -14,5 +15,6 @@ class SAGExtension(ComfyExtension):
     """All nodes of this pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [SAGGuidance, SAGSampler, SAGRecordAttention, SAGMaskPreview, SAGMaskOptions, SAGSchedule, SAGLoadADM,
-                SAGClassLabel, SAGSaveTrace, SAGLoadTrace]
+        return [SAGGuidance, SAGSampler, SAGMaskOptions, SAGSchedule, SAGPreset,
+                SAGRecordAttention, SAGMaskPreview, SAGSaveTrace, SAGLoadTrace,
+                SAGLoadADM, SAGClassLabel]

@@ -65,6 +65,8 @@ CONTRACT = {
         ("skip_below", "FLOAT", {"default": 0.0, "min": 0, "max": 1, **ADVANCED}),
         ("stop_below", "FLOAT", {"default": 0.0, "min": 0, "max": 1, **ADVANCED}),
     ], ["SAG_SCHEDULE"]),
+    "SAGPreset": ("SAG Preset", [MODEL, ("preset", "COMBO", {"default": "auto"})],
+                  ["FLOAT", "FLOAT", "FLOAT", "STRING", "INT", "STRING"]),
     "SAGRecordAttention": ("Record Self-Attention", [MODEL, LAYER], ["MODEL", "SAG_TRACE"]),
     "SAGMaskPreview": ("Self-Attention Mask", [
         TRACE, LATENT, ("step", "INT", {"default": -1, "min": -1}),
