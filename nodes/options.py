@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from comfy_api.latest import io
 
 from ..sag_core.schedule import CURVES, Curve, Economy, Interval
@@ -126,16 +128,20 @@ def _numbers(name: str, values: object) -> tuple[float, ...]:
     """A list as text, FLOATS or SIGMAS.
 
     Raises:
-        ValueError: some of the text is no number; the message names it.
+        ValueError: some of it is no finite number; the message names the input.
     """
-    if not isinstance(values, str):
-        values = values.tolist() if hasattr(values, "tolist") else values
-        return tuple(float(value) for value in (values if isinstance(values, (list, tuple)) else [values]))
+    if isinstance(values, str):
+        values = [word for word in values.replace(";", ",").split(",") if word.strip()]
+    elif hasattr(values, "tolist"):
+        values = values.tolist()
     numbers = []
-    for word in values.replace(";", ",").split(","):
-        if word.strip():
-            try:
-                numbers.append(float(word))
-            except ValueError:
-                raise ValueError(f"{name} holds {word.strip()!r}, which is no number") from None
+    for value in values if isinstance(values, (list, tuple)) else [values]:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            held = value.strip() if isinstance(value, str) else value
+            raise ValueError(f"{name} holds {held!r}, which is no number") from None
+        if not math.isfinite(number):
+            raise ValueError(f"{name}: the list holds {number}; its values must be finite")
+        numbers.append(number)
     return tuple(numbers)

@@ -28,6 +28,7 @@ from .schedule import Schedule
 from .strategies import MaskOptions
 
 REFERENCES = ("cfg", "branch")
+WIDEST_BLUR = 100
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class SAGSettings:
     projection: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, low, high in (("scale", -10, 10), ("blur_sigma", 0, 100), ("threshold", 0, 100),
+        for name, low, high in (("scale", -10, 10), ("blur_sigma", 0, WIDEST_BLUR), ("threshold", 0, 100),
                                 ("start_percent", 0, 1), ("end_percent", 0, 1), ("blur_kernel", 0, 999),
                                 ("rescale", 0, 1), ("projection", 0, 1)):
             value = getattr(self, name)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .corrections import project, rescale
 from .degrade import Process, degrade, renoise
-from .guidance import SAGSettings
+from .guidance import WIDEST_BLUR, SAGSettings
 from .schedule import Interval, Plan, plan
 from .strategies import make_mask
 
@@ -41,11 +41,15 @@ class Guide:
         sigmas: noise levels of the run, falling, one more than it has steps.
 
     Raises:
-        ValueError: the schedule holds a list that does not fit the run's steps.
+        ValueError: the schedule holds a list that does not fit the run's steps, or too wide a blur.
     """
 
     def __init__(self, settings: SAGSettings, process: Process, interval: Interval, sigmas: Sequence[float]):
         settings.schedule.check(len(sigmas) - 1)
+        widest = settings.blur_sigma * max(settings.schedule.blur_sigma.values, default=1.0)
+        if widest > WIDEST_BLUR:
+            raise ValueError(f"blur_sigma times the largest factor of its list is {widest}; it must not be above "
+                             f"{WIDEST_BLUR}")
         self.settings, self.process = settings, process
         self.interval, self.sigmas = interval, list(sigmas)
         self._stopped = False
@@ -58,7 +62,9 @@ class Guide:
         if self._stopped or self.settings.scale == 0:
             return None
         wanted = plan(self.settings.schedule, self.interval, self.sigmas, level)
-        return None if wanted is None or wanted.scale_factor == 0 else wanted
+        if wanted is None or wanted.scale_factor == 0 or self.settings.blur_sigma * wanted.blur_factor == 0:
+            return None
+        return wanted
 
     def observe(self, attn_map: Tensor) -> None:
         """A recorded map, of every evaluation whether it is guided or not."""
@@ -85,6 +91,7 @@ class Guide:
             return None
         scale, mask = settings.scale * wanted.scale_factor, None
         if wanted.full or self._last is None:
+            self._last = None
             mask = make_mask(settings.mask, self._average, settings.threshold, denoised, self._seen - 1)
             direction = self._direction(x, denoised, mask, sigma, predict, settings.blur_sigma * wanted.blur_factor)
             if direction is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -43,6 +44,15 @@ def place(attn_map: Tensor, size: Sequence[int]) -> Tensor:
     return attn_map[:, None]
 
 
+def mean_over_tokens(values: Tensor, grid: Sequence[int]) -> Tensor:
+    """The mean of pixels [B, H, W] or [B, T, H, W] over those of each token, by the rule of `place`: [B, h, w]."""
+    tokens = torch.arange(math.prod(grid), dtype=torch.float32, device=values.device).view(1, *grid)
+    owner = place(tokens, values.shape[1:]).long().flatten()
+    total = values.new_zeros(len(values), tokens.numel()).index_add_(1, owner, values.flatten(1))
+    count = values.new_zeros(tokens.numel()).index_add_(0, owner, torch.ones_like(owner, dtype=values.dtype))
+    return (total / count.clamp(min=1)).view(-1, *grid)
+
+
 def fuse(attn_maps: Sequence[Tensor]) -> Tensor:
     """Average maps of several layers on the finest of their grids."""
     finest = max((m.shape[1:] for m in attn_maps), key=lambda grid: grid.numel())
@@ -56,10 +66,7 @@ def to_grid(mass: Tensor, grid: Sequence[int]) -> Tensor:
         ValueError: the grid does not hold that many tokens.
     """
     grid = tuple(grid)
-    tokens = 1
-    for side in grid:
-        tokens *= side
-    if mass.shape[1] != tokens:
+    if mass.shape[1] != math.prod(grid):
         raise ValueError(f"{mass.shape[1]} tokens do not fill a grid of {grid}")
     mean = reduce(mass, "b n -> b 1", "mean")
     names = " ".join("thw"[-len(grid):])

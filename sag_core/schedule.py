@@ -77,7 +77,7 @@ class Economy:
 
     Args:
         every: guide one step of so many.
-        boost: factor of the scale at the steps that remain; None for `every`, which keeps the sum.
+        boost: factor of the scale at the guided steps; None for `every`, which keeps the sum, or for 1 with `reuse`.
         reuse: between them, steer along the last direction, at the new noise level.
         skip_below: leave a step out where degrading changes x0 by less than this share of its own size.
         stop_below: end guiding where a step's guidance is less than this share of x0.
@@ -103,7 +103,9 @@ class Economy:
     @property
     def factor(self) -> float:
         """Of the scale, at the steps that are guided."""
-        return self.every if self.boost is None else self.boost
+        if self.boost is not None:
+            return self.boost
+        return 1.0 if self.reuse else float(self.every)
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,9 @@ class Schedule:
         if self.interval is not None and not self.interval.sigma_start >= self.interval.sigma_end >= 0:
             raise ValueError(f"the interval goes from sigma {self.interval.sigma_start} to {self.interval.sigma_end}; "
                              "noise falls while sampling, so the start must be the higher one")
+        for factor in (*self.blur_sigma.values, self.blur_sigma.end):
+            if factor < 0:
+                raise ValueError(f"the curve of blur_sigma holds {factor}; a blur cannot be negative")
 
     def check(self, steps: int) -> None:
         """Refuse lists that do not fit the sampler's steps.
@@ -139,8 +144,11 @@ class Schedule:
         Raises:
             ValueError: a list has another length; the message names both.
         """
-        self.scale.check(steps)
-        self.blur_sigma.check(steps)
+        for name, curve in (("scale", self.scale), ("blur_sigma", self.blur_sigma)):
+            try:
+                curve.check(steps)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -165,19 +173,19 @@ def plan(schedule: Schedule, interval: Interval, sigmas: Sequence[float], sigma:
     Args:
         schedule: curves and economy.
         interval: noise levels that are guided.
-        sigmas: noise levels of the run, falling, one more than it has steps.
+        sigmas: noise levels of the run, one more than it has steps.
         sigma: that of this evaluation.
     """
     if sigma not in interval:
         return None
     steps = max(len(sigmas) - 1, 1)
     guided = [step for step in range(steps) if sigmas[step] in interval]
-    step = max([i for i in range(steps) if sigmas[i] >= sigma * (1 - 1e-6)], default=0)
+    # The last step that starts at or before this level; a run that adds noise counts upwards.
+    way = 1 if sigmas[0] >= sigmas[-1] else -1
+    step = max([i for i in range(steps) if way * (sigmas[i] - sigma) >= -1e-6 * abs(sigma)], default=0)
     first, last = (guided[0], guided[-1]) if guided else (step, step)
-    economy = schedule.economy
-    full = (step - first) % economy.every == 0
-    if not full and not economy.reuse:
+    full = (step - first) % schedule.economy.every == 0
+    if not full and not schedule.economy.reuse:
         return None
-    scale = schedule.scale.factor(step, first, last)
-    # Directions that are used again already act at every step.
-    return Plan(scale if economy.reuse else scale * economy.factor, schedule.blur_sigma.factor(step, first, last), full)
+    return Plan(schedule.scale.factor(step, first, last) * schedule.economy.factor,
+                schedule.blur_sigma.factor(step, first, last), full)

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .degrade import gaussian_blur
-from .masks import place
+from .masks import mean_over_tokens, place
 
 # Blur that separates the high frequencies of x0 from the rest, in its own pixels.
 HIGH_PASS_SIGMA = 1.0
@@ -27,11 +28,12 @@ class MaskOptions:
         quantile: share of the tokens that is left alone, each sample by itself, instead of the threshold; None for
             the threshold.
         softness: width of the mask's edge in units of the map's mean; 0 is hard.
-        decay: share of the past steps' maps in a running average, 0 for this step's alone.
+        decay: share of the past steps' maps in a running average of the model's own, 0 for this step's alone.
         seed: of the strategies that draw places.
         own_mask: the user's, [B, H, W] in 0..1 of any size; None without.
         combine: what `own_mask` does to the strategy's: "replace", "intersect" or "unite".
-        vision: of the strategy "DINO": the attention map [B, h, w], mean 1, of a vision model that looks at x0.
+        vision: of the strategy "DINO": the attention map [B, h, w] (or [B, 1, h, w] of a single frame), mean 1, of a
+            vision model that looks at x0; where it gives None, the model's own map is used.
 
     Raises:
         ValueError: a value is out of its range; the message names it.
@@ -89,9 +91,11 @@ def make_mask(options: MaskOptions, attn_map: Tensor, threshold: float, denoised
     if options.own_mask is not None and options.combine == "replace":
         return fit_mask(options.own_mask, denoised)
     if options.strategy == "DINO":
-        attn_map = options.vision(denoised)
+        seen = options.vision(denoised)
+        attn_map = attn_map if seen is None else seen
     attended = _above(attn_map.to(denoised.device, torch.float32), threshold, options)
-    mask = place(STRATEGIES[options.strategy](attended, denoised, options.seed + step), size)
+    # Neighbouring seeds share no step.
+    mask = place(STRATEGIES[options.strategy](attended, denoised, options.seed * 1_000_003 + step), size)
     if options.own_mask is None:
         return mask
     own = fit_mask(options.own_mask, denoised)
@@ -99,19 +103,19 @@ def make_mask(options: MaskOptions, attn_map: Tensor, threshold: float, denoised
 
 
 def fit_mask(own_mask: Tensor, denoised: Tensor) -> Tensor:
-    """A user's mask [B, H, W] on the samples, as the host does with masks: resized, and repeated over the batch.
+    """A user's mask [B, H, W] on the samples, as the host fits masks: resized, and repeated over the batch.
+
+    On a video the masks follow one another in time, as many as there are.
 
     Returns:
         [B, 1, H, W] or [B, 1, T, H, W] in 0..1, float32.
     """
-    own = own_mask[:, None].to(denoised.device, torch.float32).clamp(0, 1)
-    own = torch.nn.functional.interpolate(own, size=denoised.shape[-2:], mode="bilinear", antialias=True)
-    batch = denoised.shape[0]
-    frames = denoised.shape[2] if denoised.ndim == 5 else 1
-    if denoised.ndim == 5 and len(own) == frames:  # a mask for every frame
-        return own.transpose(0, 1)[None].expand(batch, -1, -1, -1, -1)
-    own = own.repeat(math.ceil(batch / len(own)), 1, 1, 1)[:batch]
-    return own[:, :, None].expand(-1, -1, frames, -1, -1) if denoised.ndim == 5 else own
+    own, batch = own_mask.to(denoised.device, torch.float32).clamp(0, 1), denoised.shape[0]
+    if denoised.ndim == 5:
+        own = F.interpolate(own[None, None], size=denoised.shape[2:], mode="trilinear")
+        return own.expand(batch, -1, -1, -1, -1)
+    own = F.interpolate(own[:, None], size=denoised.shape[2:], mode="bilinear")
+    return own.repeat(math.ceil(batch / len(own)), 1, 1, 1)[:batch]
 
 
 def smooth_step(x: Tensor) -> Tensor:
@@ -124,11 +128,10 @@ def _above(attn_map: Tensor, threshold: float, options: MaskOptions) -> Tensor:
     """1 where attention is above the threshold, or above the sample's quantile, with the edge asked for."""
     level = attn_map.new_tensor(threshold)
     if options.quantile is not None:
-        level = torch.stack([sample.flatten().kthvalue(max(1, round(options.quantile * sample.numel()))).values
-                             for sample in attn_map])
-        level = level.view(-1, *[1] * (attn_map.ndim - 1))
-        if options.quantile == 0:
+        left = round(options.quantile * attn_map[0].numel())
+        if left == 0:
             return torch.ones_like(attn_map)
+        level = attn_map.flatten(1).kthvalue(left).values.view(-1, *[1] * (attn_map.ndim - 1))
     if options.softness == 0:
         return (attn_map > level).to(attn_map.dtype)
     return smooth_step((attn_map - level) / options.softness + 0.5)
@@ -152,9 +155,8 @@ def _everywhere(attended: Tensor, denoised: Tensor, seed: int) -> Tensor:
 
 def _high_frequency(attended: Tensor, denoised: Tensor, seed: int) -> Tensor:
     """Where x0 differs most from its blur, as many tokens as are attended to."""
-    detail = (denoised - gaussian_blur(denoised, HIGH_PASS_SIGMA)).float().abs().mean(dim=1, keepdim=True)
-    pool = torch.nn.functional.adaptive_avg_pool3d if denoised.ndim == 5 else torch.nn.functional.adaptive_avg_pool2d
-    return _highest(pool(detail, attended.shape[1:])[:, 0], attended)
+    detail = (denoised - gaussian_blur(denoised, HIGH_PASS_SIGMA)).float().abs().mean(dim=1)
+    return _highest(mean_over_tokens(detail, attended.shape[1:]), attended)
 
 
 def _random(attended: Tensor, denoised: Tensor, seed: int) -> Tensor:
@@ -167,13 +169,17 @@ def _square(attended: Tensor, denoised: Tensor, seed: int) -> Tensor:
     """A rectangle of the grid's proportions anywhere in it, about as many tokens as are attended to; one a frame."""
     generator = torch.Generator().manual_seed(seed)
     *frames, height, width = attended.shape
-    share = (attended > 0.5).float().mean(dim=(-2, -1)).flatten().tolist()
+    count = (attended > 0.5).sum(dim=(-2, -1)).flatten().tolist()
     mask = torch.zeros_like(attended).view(-1, height, width)
-    for image, part in zip(mask, share, strict=True):
-        sides = [round(side * math.sqrt(part)) for side in (height, width)]
-        starts = [int(torch.randint(whole - side + 1, (), generator=generator))
-                  for whole, side in zip((height, width), sides, strict=True)]
-        image[starts[0]:starts[0] + sides[0], starts[1]:starts[1] + sides[1]] = 1
+    for image, tokens in zip(mask, count, strict=True):
+        if tokens:
+            shrink = math.sqrt(tokens / (height * width))
+            high, wide = (max(1, round(side * shrink)) for side in (height, width))
+            if min(height, width) * shrink < 0.5:  # a grid so thin that a side would vanish
+                high, wide = (1, tokens) if height < width else (tokens, 1)
+            top, left = (int(torch.randint(whole - side + 1, (), generator=generator))
+                         for whole, side in ((height, high), (width, wide)))
+            image[top:top + high, left:left + wide] = 1
     return mask.view(*frames, height, width)
 
 

@@ -28,8 +28,8 @@ class Step:
         layer: the layer or layers it was recorded from.
         branch: "uncond" or "cond".
         guided: whether guidance was applied at this step.
-        mask: what was blurred, [B, H, W] or [B, T, H, W] in 0..1 on the sample, where it is not simply where the map is
-            above the threshold.
+        mask: what was blurred, [B, H, W] or [B, T, H, W] on the sample, in `levels`; None where nothing was, or simply
+            what is above the threshold.
     """
 
     sigma: float
@@ -40,9 +40,13 @@ class Step:
     mask: Tensor | None = None
 
     def cpu(self) -> Step:
-        """The step on the CPU, its mask in 256 levels."""
-        mask = None if self.mask is None else self.mask.mul(255).round().to("cpu", torch.uint8)
-        return replace(self, attn_map=self.attn_map.cpu(), mask=mask)
+        """The step on the CPU."""
+        return replace(self, attn_map=self.attn_map.cpu(), mask=None if self.mask is None else self.mask.cpu())
+
+
+def levels(mask: Tensor) -> Tensor:
+    """A mask in 0..1 as a `Step` holds it: uint8, from 0 to 255."""
+    return mask.mul(255).round().to(torch.uint8)
 
 
 @dataclass
@@ -54,6 +58,7 @@ class Recording:
         threshold: psi of the run, above which a token counts as attended to.
         steps: in the order the sampler took them.
         notes: what the user should know: fallbacks, each once.
+        plain: nothing but the threshold decides what is blurred; else the steps hold their masks.
         results: fingerprints of the run's outputs, by which `AttentionTrace.find` knows it.
     """
 
@@ -62,6 +67,7 @@ class Recording:
     steps: list[Step] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     results: set[str] = field(default_factory=set)
+    plain: bool = True
 
     def attn_map(self, step: int = -1) -> Tensor:
         """The map of a step, counted from 0, or the mean over all steps where -1.
@@ -82,7 +88,7 @@ class Recording:
         Raises:
             ValueError: nothing was recorded, or there is no such step.
         """
-        if all(step.mask is None for step in self.steps):
+        if self.plain:
             return attention_mask(self.attn_map(step).float(), self.threshold, self.size)
         chosen = self._chosen(step)
         total = torch.zeros(chosen[0].attn_map.shape[0], 1, *self.size)
@@ -147,11 +153,12 @@ class AttentionTrace:
         # Copies, because safetensors refuses tensors that share memory, and steps may share a map.
         tensors = {f"steps.{i}": step.attn_map.clone(memory_format=torch.contiguous_format)
                    for i, step in enumerate(recording.steps)}
-        tensors |= {f"masks.{i}": step.mask.contiguous()
+        tensors |= {f"masks.{i}": step.mask.clone(memory_format=torch.contiguous_format)
                     for i, step in enumerate(recording.steps) if step.mask is not None}
         tensors["samples"] = samples.cpu().contiguous()
         description = {
-            "size": recording.size, "threshold": recording.threshold, "notes": recording.notes,
+            "size": recording.size, "threshold": recording.threshold, "plain": recording.plain,
+            "notes": recording.notes,
             "steps": [{"sigma": s.sigma, "layer": s.layer, "branch": s.branch, "guided": s.guided}
                       for s in recording.steps]}
         save_file(tensors, path, {"format": FORMAT, "recording": json.dumps(description)})
@@ -183,7 +190,7 @@ def _read(path: Path) -> tuple[Recording, Tensor]:
         steps = [Step(attn_map=file.get_tensor(f"steps.{i}"), mask=masks.get(f"masks.{i}"), **step)
                  for i, step in enumerate(description["steps"])]
     recording = Recording(tuple(description["size"]), description["threshold"], steps, description["notes"],
-                          {fingerprint(samples)})
+                          {fingerprint(samples)}, bool(description.get("plain", True)))
     # The file may come from anywhere: what is drawn later must not meet surprises.
     if recording.size != tuple(samples.shape[2:]) or len(recording.size) not in (2, 3) or not samples.numel():
         raise ValueError(f"its size is {recording.size}, its samples are {tuple(samples.shape)}")

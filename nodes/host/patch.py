@@ -44,6 +44,8 @@ class Patch:
                      denoise_mask=None, callback=None, *args, **kwargs) -> torch.Tensor:
         """Wrap a whole sampling run (host: WrappersMP.OUTER_SAMPLE)."""
         layout = Layout(kwargs.get("latent_shapes") or [noise.shape])
+        if self.settings is not None and self.settings.mask.vision is not None:
+            self.settings.mask.vision.load()  # before the model, which would have to make room for it
         with Run(self, executor.class_obj, layout, sigmas) as run:
             run.install(executor.class_obj.model_options)
             samples = executor(noise, latent_image, sampler, sigmas, denoise_mask, run.watch(callback), *args, **kwargs)

@@ -22,7 +22,7 @@ from ...sag_core.degrade import Process
 from ...sag_core.guide import Guide
 from ...sag_core.schedule import Interval
 from ...sag_core.strategies import MaskOptions
-from ...sag_core.trace import Recording, Step, fingerprint
+from ...sag_core.trace import Recording, Step, fingerprint, levels
 from .attention import IN_PARTS, Pass
 from .capture import SAG_PASS, Capture
 from .conds import Twins, combine, guided_branch, sizes
@@ -40,7 +40,8 @@ class Run:
 
     def __init__(self, patch: Patch, guider, layout: Layout, sigmas: Tensor):
         self.patch, self.guider, self.layout = patch, guider, layout
-        self.recording = Recording(layout.size, patch.threshold)
+        self.recording = Recording(layout.size, patch.threshold,
+                                   plain=patch.settings is None or patch.settings.mask.is_plain)
         layers = self._layers()
         self.capture = Capture(layers)
         self.label = ", ".join(layers)
@@ -84,14 +85,22 @@ class Run:
         """Mask options whose vision model can look at this model's clean predictions; without one, as they are."""
         if mask.strategy != "DINO":
             return mask
+        instead = "the model's own self-attention is used instead"
         try:
-            if len(self.layout.size) != 2:
+            if len(self.layout.size) == 3 and self.layout.size[0] > 1:
                 raise ValueError("a vision model looks at images, not at videos")
-            seen = looking_at(mask.vision, self.guider.model_patcher.model.latent_format)
+            look = looking_at(mask.vision, self.guider.model_patcher.model.latent_format)
         except ValueError as error:
-            self.note(f"{error}; the model's own self-attention is used instead")
+            self.note(f"{error}; {instead}")
             return replace(mask, strategy="self-attention")
-        mask.vision.load()
+
+        def seen(denoised: Tensor) -> Tensor | None:
+            try:
+                return look(denoised)
+            except (LookupError, RuntimeError, TypeError, ValueError) as error:
+                self.note(f"the vision model failed: {type(error).__name__}: {error}; {instead}")
+                return None
+
         return replace(mask, vision=seen)
 
     def __enter__(self) -> Run:
@@ -142,7 +151,7 @@ class Run:
         elif self.wanted and not self.asked:
             self.note("no step was guided: nothing asked for the guidance after the model was run")
         elif self.wanted and not any(step.guided for step in self.recording.steps):
-            self.note("no step was guided: nowhere was there anything to blur; a lower threshold would find more")
+            self.note("no step was guided: nowhere was there anything to blur, or it would have changed too little")
         self.patch.trace.add(self.recording)
 
     def note(self, text: str) -> None:
@@ -224,7 +233,7 @@ class Run:
                                predict)
         if guided is None:
             return args["denoised"]
-        mask = None if guided.mask is None or self.patch.settings.mask.is_plain else guided.mask[:, 0]
+        mask = None if guided.mask is None or self.recording.plain else levels(guided.mask[:, 0])
         self.recording.steps[-1] = replace(self.recording.steps[-1], guided=True, mask=mask)
         return self.layout.replace(args["denoised"], guided.denoised)
 

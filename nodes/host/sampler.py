@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,16 +36,27 @@ class _Guided:
     sampler_function: object
     patch: Patch
 
+    @property
+    def __name__(self) -> str:
+        """What the host's log calls it."""
+        return getattr(self.sampler_function, "__name__", "sampler")
+
     def __call__(self, model, noise: torch.Tensor, sigmas: torch.Tensor, extra_args: dict, callback=None, disable=None,
                  **options) -> torch.Tensor:
         guider = _guider(model)
+        if guider is None:
+            note = "another node hides the guider from the sampler, which samples without guidance"
+            logging.warning("SAG: %s", note)
+            self.patch.report(note)
+            return self.sampler_function(model, noise, sigmas, extra_args=extra_args, callback=callback,
+                                         disable=disable, **options)
         shapes = _latent_shapes(guider) or [noise.shape]
         own_options = guider.model_options
         with Run(self.patch, guider, Layout(shapes), sigmas) as run:
             # The guider asks its own options for what wraps an evaluation, and hands the sampler's to the model.
-            guider.model_options = comfy.model_patcher.create_model_options_clone(own_options)
-            model_options = comfy.model_patcher.create_model_options_clone(extra_args["model_options"])
-            run.install(guider.model_options)
+            guider_options, model_options = (comfy.model_patcher.create_model_options_clone(options_of)
+                                             for options_of in (own_options, extra_args["model_options"]))
+            run.install(guider_options)
             run.install(model_options)
 
             def watch(info: dict) -> None:
@@ -53,6 +65,7 @@ class _Guided:
                     callback(info)
 
             try:
+                guider.model_options = guider_options
                 samples = self.sampler_function(model, noise, sigmas, callback=watch, disable=disable, **options,
                                                 extra_args=extra_args | {"model_options": model_options})
             finally:
@@ -76,9 +89,9 @@ def guide_sampler(sampler, settings: SAGSettings, report: Callable[[str], None])
 
 
 def _guider(model):
-    """The guider inside what a sampler is given as its model, which other nodes may have wrapped."""
-    while not hasattr(model, "model_patcher"):
-        model = model.inner_model
+    """The guider inside what a sampler is given as its model; None where other nodes have wrapped it out of reach."""
+    while model is not None and not hasattr(model, "model_patcher"):
+        model = getattr(model, "inner_model", None)
     return model
 
 

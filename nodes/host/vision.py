@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
 
@@ -27,10 +28,11 @@ class Vision:
 
     def __init__(self, clip_vision):
         layers = [m for m in clip_vision.model.modules() if type(m).__name__ in _ATTENTION]
-        if not layers:
+        if not layers or clip_vision.image_size <= 0:
             raise ValueError(f"a vision model of type {clip_vision.model_type!r} has no self-attention that can be "
                              "read; load a DINOv2 or DINOv3 model with Load CLIP Vision")
         self.clip_vision, self.layer = clip_vision, layers[-1]
+        self._lock = threading.Lock()  # runs that share it take turns
 
     def load(self) -> None:
         """Bring its weights to the device; before sampling, so that the sampled model is not put out for it."""
@@ -41,7 +43,7 @@ class Vision:
         vision = self.clip_vision
         pixels = comfy.clip_model.clip_preprocess(images.to(vision.load_device).float(), size=vision.image_size,
                                                   mean=vision.image_mean, std=vision.image_std, crop=False)
-        with _Reading(self.layer) as reading:
+        with self._lock, _Reading(self.layer) as reading:
             vision.model(pixel_values=pixels, intermediate_output=-2)
         side = vision.image_size // vision.config["patch_size"]
         q, k = reading.q, reading.k
@@ -90,7 +92,12 @@ def looking_at(vision: Vision, latent_format: comfy.latent_formats.LatentFormat)
     """
     if latent_format.latent_rgb_factors is None:
         raise ValueError(f"{type(latent_format).__name__} latents have no known colours for a vision model to look at")
-    return lambda denoised: vision.attention(to_rgb(denoised, latent_format))
+
+    def look(denoised: Tensor) -> Tensor:
+        seen = vision.attention(to_rgb(denoised if denoised.ndim == 4 else denoised[:, :, 0], latent_format))
+        return seen if denoised.ndim == 4 else seen[:, None]
+
+    return look
 
 
 def to_rgb(denoised: Tensor, latent_format: comfy.latent_formats.LatentFormat) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from sag_core.trace import FORMAT, AttentionTrace, Recording, Step, fingerprint
+from sag_core.trace import FORMAT, AttentionTrace, Recording, Step, fingerprint, levels
 
 
 def recording(samples, maps, size, **fields):
@@ -210,6 +211,125 @@ def test_trace_without_its_tensors_is_refused_by_name(saved, tmp_path, missing):
     save_file(tensors, tmp_path / "part.safetensors", metadata)
     with pytest.raises(ValueError, match="part.safetensors"):
         AttentionTrace.load(tmp_path / "part.safetensors")
+
+
+# -- masks -----------------------------------------------------------------------------------------------------------
+
+
+def masked(samples, maps, masks, size, **fields):
+    """A run whose steps blurred something of their own; None for those that did not."""
+    run = recording(samples, maps, size, **fields)
+    run.plain = False
+    run.steps[:] = [replace(step, mask=None if mask is None else levels(mask))
+                    for step, mask in zip(run.steps, masks, strict=True)]
+    return run
+
+
+@pytest.fixture
+def saved_masks(normal, tmp_path):
+    """A trace of three steps on disk, the second without a mask, and the run."""
+    samples = normal(2, 4, 6, 8, dtype=torch.float32)
+    masks = [torch.rand(2, 6, 8), None, torch.ones(2, 6, 8)]
+    run = masked(samples, [normal(2, 3, 4) for _ in range(3)], masks, (6, 8))
+    trace_of(run).save(tmp_path / "masks.safetensors", samples)
+    return tmp_path / "masks.safetensors", run, samples
+
+
+def test_mask_of_a_step_and_the_mean_of_all_by_hand():
+    masks = [torch.tensor([[[1.0, 0.0]]]), None, torch.tensor([[[0.2, 0.4]]])]
+    run = masked(torch.ones(1), [torch.ones(1, 1, 1)] * 3, masks, (1, 2))
+    for step, expected in ((0, [1.0, 0.0]), (1, [0.0, 0.0]), (2, [0.2, 0.4]), (-1, [0.4, 0.4 / 3])):
+        assert_close(run.mask(step), torch.tensor(expected).view(1, 1, 1, 2))
+
+
+def test_mask_is_put_away_in_256_levels():
+    kept = levels(torch.linspace(0, 1, 256).view(1, 2, 128))
+    assert kept.dtype == torch.uint8 and kept.flatten().tolist() == list(range(256))
+
+
+@pytest.mark.parametrize(("size", "grid"), [((4, 6), (2, 3)), ((2, 4, 6), (2, 2, 3))], ids=["image", "video"])
+def test_mask_of_a_run_that_knows_but_a_threshold_is_where_its_maps_are_above_it(normal, size, grid):
+    maps = [normal(2, *grid).exp() for _ in range(3)]
+    run = recording(torch.ones(1), maps, size, threshold=1.3)
+    for step, attn_map in ((0, maps[0]), (2, maps[2]), (-1, sum(maps) / 3)):
+        above = (attn_map > 1.3).float().repeat_interleave(2, -2).repeat_interleave(2, -1)[:, None]
+        assert torch.equal(run.mask(step), above)
+
+
+def test_mask_of_a_run_that_blurred_nothing_is_empty():
+    run = masked(torch.ones(1), [torch.full((1, 2, 2), 5.0)] * 2, [None, None], (4, 4))
+    assert not run.mask().any() and not run.mask(0).any()
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 8), (2, 3, 6, 8)], ids=["image", "video"])
+def test_masks_have_the_shape_of_the_sample(shape):
+    run = masked(torch.ones(1), [torch.ones(2, *[1] * (len(shape) - 1))] * 2, [torch.ones(shape), None], shape[1:])
+    for step in (-1, 0, 1):
+        mask = run.mask(step)
+        assert mask.shape == (2, 1, *shape[1:]) and mask.dtype == torch.float32
+
+
+@pytest.mark.parametrize("step", [3, -2])
+def test_mask_of_a_step_that_is_not_there_is_refused_by_name(step):
+    for masks in ([torch.ones(1, 2, 2)] * 3, [None] * 3):
+        run = masked(torch.ones(1), [torch.ones(1, 2, 2)] * 3, masks, (2, 2))
+        with pytest.raises(ValueError, match=f"step is {step}; this run has steps 0 to 2"):
+            run.mask(step)
+
+
+def test_mask_of_a_run_without_steps_says_why():
+    with pytest.raises(ValueError, match="no steps: this model has no softmax attention"):
+        Recording((8, 8), notes=["this model has no softmax attention"]).mask()
+
+
+def test_masks_are_saved_and_loaded(saved_masks):
+    path, before, samples = saved_masks
+    after = AttentionTrace.load(path)[0].find(samples)
+    for step, kept in zip(after.steps, before.steps, strict=True):
+        assert (step.mask is None) == (kept.mask is None)
+        assert step.mask is None or torch.equal(step.mask, kept.mask)
+    for step in (-1, 0, 1, 2):
+        assert torch.equal(after.mask(step), before.mask(step))
+
+
+def test_masks_of_a_video_are_saved_and_loaded(normal, tmp_path):
+    samples, mask = normal(1, 4, 3, 6, 8), torch.rand(1, 3, 6, 8)
+    run = masked(samples, [normal(1, 3, 3, 4)], [mask], (3, 6, 8))
+    trace_of(run).save(tmp_path / "t", samples)
+    loaded = AttentionTrace.load(tmp_path / "t")[0].find(samples)
+    assert_close(loaded.mask(0), mask[:, None], rtol=0, atol=0.5 / 255 + 1e-6)
+
+
+def test_a_loaded_trace_can_be_saved_again(saved_masks, tmp_path):
+    path, before, samples = saved_masks
+    AttentionTrace.load(path)[0].save(tmp_path / "again", samples)
+    assert torch.equal(AttentionTrace.load(tmp_path / "again")[0].find(samples).mask(), before.mask())
+
+
+def test_masks_that_share_memory_can_be_saved(normal, tmp_path):
+    samples, mask = normal(1, 4, 6, 8), torch.ones(1, 6, 8, dtype=torch.uint8)
+    run = recording(samples, [normal(1, 3, 4), normal(1, 3, 4)], (6, 8))
+    run.steps[:] = [replace(step, mask=mask) for step in run.steps]
+    trace_of(run).save(tmp_path / "t", samples)
+    assert torch.equal(AttentionTrace.load(tmp_path / "t")[0].find(samples).steps[1].mask, mask)
+
+
+def test_a_run_without_masks_is_saved_as_before(saved):
+    tensors, _ = contents(saved[0])
+    assert set(tensors) == {"steps.0", "samples"}
+
+
+@pytest.mark.parametrize("mask", [
+    torch.ones(2, 6, 8), torch.ones(2, 6, 8, dtype=torch.int8), torch.ones(2, 6, 8, dtype=torch.bool),
+    torch.ones(1, 6, 8, dtype=torch.uint8), torch.ones(2, 6, 9, dtype=torch.uint8),
+    torch.ones(2, 48, dtype=torch.uint8), torch.ones(2, 1, 6, 8, dtype=torch.uint8), torch.ones(0, dtype=torch.uint8),
+], ids=["floats", "signed", "bool", "other batch", "other size", "flat", "channels", "empty"])
+@pytest.mark.parametrize("step", [0, 1])
+def test_trace_with_something_else_for_a_mask_is_refused_by_name(saved_masks, tmp_path, mask, step):
+    tensors, metadata = contents(saved_masks[0])
+    save_file(tensors | {f"masks.{step}": mask}, tmp_path / "odd.safetensors", metadata)
+    with pytest.raises(ValueError, match=f"odd.safetensors.*step {step} holds no mask"):
+        AttentionTrace.load(tmp_path / "odd.safetensors")
 
 
 def test_find_knows_a_run_by_any_of_its_results(normal):

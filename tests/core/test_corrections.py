@@ -1,0 +1,97 @@
+"""Rescale and projection against sums written out, and off at 0."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from sag_core.corrections import project, rescale
+
+CORRECTIONS = pytest.mark.parametrize("correct", [project, rescale])
+SHAPES = pytest.mark.parametrize("shape", [(2, 3, 5, 4), (2, 3, 2, 5, 4)], ids=["image", "video"])
+
+
+@CORRECTIONS
+def test_amount_zero_is_the_identity_bit_for_bit(correct, normal, dtype):
+    x = normal(2, 3, 5, 4, dtype=dtype)
+    x[0, 0, 0, 0] = torch.inf  # 0 times anything would show
+    assert torch.equal(correct(x, normal(2, 3, 5, 4, dtype=dtype), 0.0), x)
+
+
+@CORRECTIONS
+def test_samples_are_corrected_each_by_itself(correct, normal):
+    x, y = normal(3, 4, 6, 5), normal(3, 4, 6, 5) * torch.tensor([1.0, 5.0, 0.1]).view(3, 1, 1, 1)
+    rows = [correct(x[i:i + 1], y[i:i + 1], 0.8) for i in range(3)]
+    assert_close(correct(x, y, 0.8), torch.cat(rows), rtol=1e-12, atol=1e-12)
+
+
+@CORRECTIONS
+def test_dtype_is_kept_and_sums_do_not_overflow(correct, normal, dtype, tolerance):
+    x, y = 50 * normal(2, 3, 32, 32, dtype=dtype), 50 * normal(2, 3, 32, 32, dtype=dtype)
+    out = correct(x, y, 0.7)
+    assert out.dtype == dtype
+    assert_close(out.double() / 50, correct(x.double(), y.double(), 0.7) / 50, **tolerance)
+
+
+# -- projection ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("amount", "expected"), [(0.0, [3, 4]), (0.5, [1.5, 4]), (1.0, [0, 4])])
+def test_projection_by_hand(amount, expected):
+    # The base points along the first axis, whatever its length.
+    for length in (0.1, 1.0, -7.0):
+        base = torch.tensor([[length, 0.0]])
+        assert_close(project(torch.tensor([[3.0, 4.0]]), base, amount), torch.tensor([expected]).float())
+
+
+@SHAPES
+@pytest.mark.parametrize("amount", [0.3, 1.0])
+def test_projection_takes_a_share_of_the_parallel_part_and_none_of_the_rest(normal, shape, amount):
+    direction, base = normal(*shape), normal(*shape)
+    out = project(direction, base, amount)
+    for before, after, along in zip(direction, out, base, strict=True):
+        taken = before - after
+        assert_close((after * along).sum(), (1 - amount) * (before * along).sum(), rtol=1e-10, atol=1e-10)
+        # What is taken away is a multiple of the base.
+        assert_close(taken, along * (taken * along).sum() / (along * along).sum(), rtol=1e-10, atol=1e-12)
+
+
+def test_projection_of_what_only_raises_contrast_leaves_nothing(normal):
+    base = normal(2, 3, 5, 4)
+    assert_close(project(0.3 * base, base, 1.0), torch.zeros_like(base), rtol=0, atol=1e-12)
+
+
+def test_a_prediction_of_zero_has_no_direction(normal):
+    direction = normal(2, 3, 5, 4)
+    assert torch.equal(project(direction, torch.zeros_like(direction), 1.0), direction)
+
+
+# -- rescale ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("amount", "expected"), [(0.0, [2.0, 6.0]), (0.25, [1.75, 5.25]), (1.0, [1.0, 3.0])])
+def test_rescale_by_hand(amount, expected):
+    # Twice the spread of the reference: halved, the mean as well (arXiv 2305.08891, eq. 15).
+    guided, reference = torch.tensor([[2.0, 6.0]]), torch.tensor([[10.0, 12.0]])
+    assert_close(rescale(guided, reference, amount), torch.tensor([expected]))
+
+
+@SHAPES
+def test_rescaled_samples_have_the_spread_of_the_reference(normal, shape):
+    spread = torch.tensor([0.2, 6.0]).view(-1, *[1] * (len(shape) - 1))
+    guided, reference = 3 * normal(*shape) + 1, spread * normal(*shape)
+    dims = tuple(range(1, len(shape)))
+    assert_close(rescale(guided, reference, 1.0).std(dims), reference.std(dims), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("amount", [0.3, 1.0])
+def test_rescale_to_its_own_spread_changes_nothing(normal, amount):
+    x = normal(2, 3, 5, 4)
+    assert_close(rescale(x, x.flip(-1), amount), x, rtol=1e-12, atol=1e-12)
+
+
+def test_flat_predictions_are_not_divided_by_zero():
+    flat = torch.full((1, 3, 4, 4), 0.5)
+    assert rescale(flat, flat, 1.0).isfinite().all()
+    assert rescale(flat, torch.rand(1, 3, 4, 4), 1.0).isfinite().all()
