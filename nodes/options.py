@@ -43,6 +43,7 @@ class SAGMaskOptions(io.ComfyNode):
                 io.Float.Input("decay", default=0.0, min=0, max=0.99, step=0.01, optional=True, advanced=True,
                                tooltip="Share of earlier steps' maps in a running average; 0 is this step's alone."),
                 io.Int.Input("seed", default=0, min=0, max=2**31 - 1, optional=True, advanced=True,
+                             control_after_generate=io.ControlAfterGenerate.fixed,
                              tooltip="Of the strategies that draw places."),
                 io.Mask.Input("mask", optional=True,
                               tooltip="Your own mask, of any size, one for all images or one each."),
