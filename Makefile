@@ -3,7 +3,7 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: help demo test lint provision train clean
+.PHONY: help demo test lint provision train pictures bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.* ## /  make \1\t/p' Makefile
@@ -23,6 +23,12 @@ provision: ## Install ComfyUI and the test tools into the cache
 train: ## Train the embedded model again and draw its samples; resumes, takes ARGS (training/README.md)
 	@$(PYTHON) -m tools.run training.train $(ARGS)
 	@$(PYTHON) -m tools.run training.sample
+
+pictures: ## Make the pictures of the help pages and of the example workflows; ARGS names some of them
+	@$(PYTHON) -m tools.run tools.pictures $(ARGS)
+
+bench: ## Measure time and memory of guidance (benchmarks/README.md); takes ARGS
+	@$(PYTHON) -m tools.run benchmarks.cost $(ARGS)
 
 clean: ## Remove what the other targets left in the checkout; the cache outside it stays
 	rm -rf demo_output .pytest_cache .ruff_cache

@@ -10,6 +10,9 @@ evaluation.py  one evaluation of the model, with or without context windows
 sample.py      the picture in what the sampler works on
 run.py         one sampling run: capture, guidance, trace
 patch.py       puts guidance or recording on a MODEL
+sampler.py     puts guidance on a SAMPLER
+vision.py      the attention of a vision model that looks at the prediction
+presets.py     which recommended settings a MODEL has
 adm.py         OpenAI's pixel models as a MODEL
 files.py       checkpoints and traces on disk
 """

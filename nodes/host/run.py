@@ -172,10 +172,12 @@ class Run:
 
     def calc_cond_batch(self, executor, model, conds: list, x: Tensor, sigma: Tensor, model_options: dict) -> list:
         """The first call of an evaluation is the main pass; later ones are other guidances' and SAG's own."""
-        options = model_options.get("transformer_options", {})
-        window = window_of(options, x, self.evaluation)
-        taken = SAG_PASS in options or not self.evaluation.expects(window)
-        if not taken and window is None and x.shape != self.evaluation.x.shape:
+        options, evaluation = model_options.get("transformer_options", {}), self.evaluation
+        if evaluation is None or SAG_PASS in options:  # asked for past the guider, or by this pack
+            return executor(model, conds, x, sigma, model_options)
+        window = window_of(options, x, evaluation)
+        taken = not evaluation.expects(window)
+        if not taken and window is None and x.shape != evaluation.x.shape:
             self.note(IN_PARTS)
             taken = True
         branch = None if taken else guided_branch(conds, getattr(self.guider, "conds", {}), sigma)
@@ -191,7 +193,7 @@ class Run:
         for problem in seen.problems:
             self.note(problem)
         attn_map = None if seen.in_parts else combine(seen.maps, conds[index], x, sigma)
-        self.evaluation.add(MainPass(index, name, conds[index], float(sigma.max()), out[index], attn_map, window))
+        evaluation.add(MainPass(index, name, conds[index], float(sigma.max()), out[index], attn_map, window))
         return out
 
     def apply_model(self, executor, x: Tensor, t: Tensor, c_concat=None, c_crossattn=None, control=None,
@@ -209,7 +211,7 @@ class Run:
 
     def guide(self, args: dict) -> Tensor:
         """Post-CFG function: the graph's result so far, guided."""
-        main = self._record(self.evaluation)
+        main = None if self.evaluation is None else self._record(self.evaluation)
         if main is None or main.attn_map is None or not self._wants(main):
             return args["denoised"]
         self.asked = True

@@ -10,8 +10,9 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 # Nobody can choose what users call the folder: dots, spaces, dashes and brackets must all work.
 FOLDER = "ComfyUI SAG-1.0 (copy)"
-EXTRAS = ("context_windows", "custom_sampler", "easycache", "hooks", "hypertile", "model_advanced",
-          "model_downscale", "pag", "perpneg", "sag", "tomesd")
+EXTRAS = ("apg", "cfg", "context_windows", "custom_sampler", "differential_diffusion", "easycache",
+          "edit_model", "eps", "freelunch", "fresca", "hooks", "hypertile", "mahiro", "model_advanced",
+          "model_downscale", "nag", "pag", "perpneg", "sag", "sd3", "slg", "tcfg", "tomesd", "torch_compile")
 
 
 def comfyui_tree() -> Path:

@@ -8,11 +8,25 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.host import document
 from tests.host.boot import boot, comfyui_tree
 
 torch.set_num_threads(1)  # The models are so small that more threads only wait for each other.
 _BASE = tempfile.TemporaryDirectory(prefix="sag-host-tests-")
 boot(comfyui_tree(), Path(_BASE.name))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--write-docs", action="store_true", help="write the tables in docs/ from what the tests see")
+
+
+def pytest_configure(config):
+    document.writing = config.getoption("--write-docs")
+
+
+def pytest_sessionfinish():
+    if document.writing:
+        document.write_tables()
 
 
 @pytest.fixture(autouse=True)
