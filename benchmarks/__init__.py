@@ -1,0 +1,1 @@
+"""What the pack costs, each figure by a command that prints it."""

@@ -1,0 +1,82 @@
+"""A real ComfyUI inside this process: starting it, and calling its nodes as its executor does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from tools.provision import CHECKOUT, provision
+
+EXTRAS = ("pag", "sag")
+
+
+def boot(device: str, base: Path) -> None:
+    """Import the host as `main.py` does, with its folders under `base`, and load its PAG and SAG and this pack.
+
+    Attention is PyTorch's, which is what the host takes on a CUDA device. What it takes on a CPU cuts its work by the
+    memory that happens to be free, so that no two runs would use the same amount.
+    """
+    # The profiler, which counts memory on a CPU, writes a line for every start and stop.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    sys.dont_write_bytecode = True  # the user's own ComfyUI, where there is one, is not ours to write to
+    tree = provision().comfyui
+    sys.path.insert(0, str(tree))
+    arguments = ["main.py", "--base-directory", str(base), "--use-pytorch-cross-attention"]
+    arguments, sys.argv = sys.argv, [*arguments, "--cpu"] if device == "cpu" else arguments
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    import comfy.cli_args  # noqa: F401, reads the arguments
+
+    sys.argv = arguments
+    import comfy.utils
+
+    import nodes
+
+    comfy.utils.set_progress_bar_enabled(False)
+
+    async def load() -> list[bool]:
+        extras = [tree / "comfy_extras" / f"nodes_{name}.py" for name in EXTRAS]
+        loaded = [await nodes.load_custom_node(str(path), module_parent="comfy_extras") for path in extras]
+        return [*loaded, await nodes.load_custom_node(str(CHECKOUT))]
+
+    if not all(asyncio.run(load())):
+        raise RuntimeError("the host could not load its own nodes or this pack; its log says why")
+
+
+def call(node_id: str, **inputs) -> tuple:
+    """Run a node of the host or of this pack; its outputs."""
+    from comfy_api.latest import io
+
+    import nodes
+
+    node = nodes.NODE_CLASS_MAPPINGS[node_id]
+    if issubclass(node, io.ComfyNode):
+        clone = node.PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden.unique_id: "1"}})
+        return getattr(clone, node.FUNCTION)(**inputs).result
+    return getattr(node(), node.FUNCTION)(**inputs)
+
+
+def environment(device: str) -> str:
+    """What was measured on, in one line."""
+    import comfy.ldm.modules.attention
+    import comfyui_version
+    import torch
+
+    if device == "cuda":
+        machine = torch.cuda.get_device_name()
+    else:
+        machine = f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    attention = comfy.ldm.modules.attention.optimized_attention.__name__
+    return f"{machine}; PyTorch {torch.__version__}; ComfyUI {comfyui_version.__version__}, {attention}"
+
+
+def _processor() -> str:
+    import platform
+
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text("utf-8").splitlines() if known.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

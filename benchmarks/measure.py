@@ -1,0 +1,119 @@
+"""Measuring calls that return nothing: their time side by side, their peak of memory, what the network was asked."""
+
+from __future__ import annotations
+
+import gc
+import json
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The middle half of some measurements."""
+
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        return cls(*statistics.quantiles(values, n=4, method="inclusive"))
+
+    def __str__(self) -> str:
+        digits = 1 if self.median >= 20 else 2 if self.median >= 2 else 3
+        return f"{self.median:.{digits}f} [{self.low:.{digits}f}-{self.high:.{digits}f}]"
+
+
+def seconds(runs: Mapping[str, Run], repeats: int, device: str, say: Callable[[str], None]) -> dict[str, list[float]]:
+    """Seconds of every run, `repeats` times each: round by round, each round in an order of its own.
+
+    What disturbs a machine for longer than a round disturbs all runs alike, and none always follows the same other.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    order = list(runs)
+    shuffle = random.Random(0).shuffle
+    for i in range(repeats):
+        shuffle(order)
+        for name in order:
+            gc.collect()
+            _synchronise(device)
+            start = time.perf_counter()
+            runs[name]()
+            _synchronise(device)
+            taken[name].append(time.perf_counter() - start)
+        say(f"round {i + 1} of {repeats}: {sum(times[-1] for times in taken.values()):.1f} s")
+    return taken
+
+
+def ratio(taken: Mapping[str, list[float]], name: str, base: str) -> Spread:
+    """How much longer one run takes than another, compared round by round."""
+    return Spread.of([a / b for a, b in zip(taken[name], taken[base], strict=True)])
+
+
+def peak_memory(run: Run, device: str) -> int:
+    """Bytes that a run holds at its peak, on top of what is held before it; it runs once, untimed.
+
+    On CUDA the allocator counts. On a CPU every allocation is taken from PyTorch's profiler, with those that operators
+    make inside for themselves: exact, where the size of the process is neither exact nor repeatable.
+    """
+    gc.collect()
+    if device == "cuda":
+        _synchronise(device)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        _synchronise(device)
+        return torch.cuda.max_memory_allocated() - before
+    with torch.autograd.profiler.profile(profile_memory=True) as profile:
+        run()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profile.export_chrome_trace(str(path))
+        events = json.loads(path.read_text("utf-8", "replace"))["traceEvents"]
+    allocations = [event for event in events if event.get("name") == "[memory]"]
+    allocations.sort(key=lambda event: event["ts"])
+    held = peak = 0
+    for event in allocations:
+        held += event["args"]["Bytes"]
+        peak = max(peak, held)
+    return peak
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """Objects that are there already are not looked through again whenever garbage is collected before a run."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
+def network_calls(network: torch.nn.Module) -> Iterator[list[int]]:
+    """How many rows of a batch every call of a network has, in order."""
+    rows = []
+    handle = network.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    try:
+        yield rows
+    finally:
+        handle.remove()
+
+
+def _synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,71 @@
+"""A scatter plot with error bars as a picture, for figures that need no more than that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont
+
+WIDTH, HEIGHT, MARGIN = 1100, 700, (90, 40, 40, 80)  # left, top, right, bottom
+INK, GRID = (40, 40, 40), (225, 225, 225)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point with an error bar along y.
+
+    Args:
+        x, y: where it is.
+        low, high: ends of its bar.
+        label: written beside it.
+        colour: RGB, 0..255.
+    """
+
+    x: float
+    y: float
+    low: float
+    high: float
+    label: str
+    colour: tuple[int, int, int] = (178, 58, 72)
+
+
+def scatter(points: Sequence[Point], x_title: str, y_title: str) -> Image.Image:
+    """The points on axes that start a little before the first of them."""
+    image = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(18)
+    left, top, right, bottom = MARGIN
+    x_axis = _Axis([p.x for p in points], left, WIDTH - right)
+    y_axis = _Axis([v for p in points for v in (p.low, p.high)], HEIGHT - bottom, top)
+    for value in x_axis.ticks():
+        draw.line([(x_axis(value), top), (x_axis(value), HEIGHT - bottom)], GRID)
+        draw.text((x_axis(value), HEIGHT - bottom + 8), f"{value:g}", INK, font, anchor="mt")
+    for value in y_axis.ticks():
+        draw.line([(left, y_axis(value)), (WIDTH - right, y_axis(value))], GRID)
+        draw.text((left - 10, y_axis(value)), f"{value:g}", INK, font, anchor="rm")
+    draw.text(((left + WIDTH - right) / 2, HEIGHT - 14), x_title, INK, font, anchor="mb")
+    draw.text((left, 8), y_title, INK, font)
+    for point in points:
+        x, y = x_axis(point.x), y_axis(point.y)
+        draw.line([(x, y_axis(point.low)), (x, y_axis(point.high))], point.colour, 3)
+        draw.ellipse([x - 7, y - 7, x + 7, y + 7], point.colour)
+        draw.text((x + 12, y - 4), point.label, INK, font, anchor="lb")
+    return image
+
+
+class _Axis:
+    """From values to pixels, with round ticks."""
+
+    def __init__(self, values: Sequence[float], start: float, end: float):
+        low, high = min(values), max(values)
+        room = 0.08 * (high - low or 1)
+        self.low, self.high, self.start, self.end = low - room, high + 2 * room, start, end
+
+    def __call__(self, value: float) -> float:
+        return self.start + (self.end - self.start) * (value - self.low) / (self.high - self.low)
+
+    def ticks(self) -> list[float]:
+        span = self.high - self.low
+        step = next(m * 10.0 ** e for e in range(-6, 9) for m in (1, 2, 5) if span / (m * 10.0 ** e) <= 8)
+        first = -(-self.low // step)
+        return [round((first + i) * step, 9) for i in range(int((self.high - first * step) // step) + 1)]
