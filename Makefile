@@ -3,7 +3,7 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: help demo test lint provision train pictures bench clean
+.PHONY: help demo test lint provision train docs pictures bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.* ## /  make \1\t/p' Makefile
@@ -23,6 +23,9 @@ provision: ## Install ComfyUI and the test tools into the cache
 train: ## Train the embedded model again and draw its samples; resumes, takes ARGS (training/README.md)
 	@$(PYTHON) -m tools.run training.train $(ARGS)
 	@$(PYTHON) -m tools.run training.sample
+
+docs: ## Let the tests write the tables of docs/models.md and docs/compatibility.md
+	@$(PYTHON) -m tools.check pytest --write-docs tests/host/test_families.py tests/host/test_compatibility*.py
 
 pictures: ## Make the pictures of the help pages and of the example workflows; ARGS names some of them
 	@$(PYTHON) -m tools.run tools.pictures $(ARGS)
