@@ -4,6 +4,7 @@ families.py    the host's transformers: their blocks, their token grids
 layers.py      which self-attention layers a model has, and what they are called
 capture.py     listens to those layers while the model runs
 attention.py   one attention call of a layer: its rows, its image tokens, its maps
+compiled.py    runs compiled networks as they were written while they are listened to
 unmute.py      makes attention that drops the host's options pass them on
 conds.py       which branch is guided, and how the maps of its conds are put together
 evaluation.py  one evaluation of the model, with or without context windows

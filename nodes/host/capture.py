@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from ...sag_core.attention import split_heads
 from .attention import Listening, Pass, read_maps
+from .compiled import uncompiled
 from .families import transformer_of
-from .unmute import Unmuted
+from .unmute import unmuted
 
 SAG_PASS = "sag_pass"
 """Key in transformer_options that marks SAG's extra model pass."""
@@ -34,12 +35,10 @@ class Capture:
         self.current: Pass | None = None
         self._local = threading.local()
         self._lock = threading.Lock()
-        self._hooks: dict[int, list] = {}
-        self._unmuted: list[tuple[Unmuted, nn.Module]] = []
 
     @contextmanager
     def listen(self, network: nn.Module, size: tuple[int, ...], inputs: dict, options: dict) -> Iterator[dict]:
-        """Listen to one call of the network, made with the transformer_options this gives.
+        """Listen to one call of the network, made with the transformer_options this gives; nothing stays on it.
 
         Args:
             network: the diffusion model.
@@ -48,49 +47,24 @@ class Capture:
             options: transformer_options; they are not changed.
         """
         network = getattr(network, "_orig_mod", network)  # what torch.compile has wrapped
-        self._attach(network)
         call = Listening(network, size, inputs, previous=options.get(OVERRIDE))
         call.options = options = options | {OVERRIDE: self._attend}
         owners = options.get("patches_replace", {}).get("attn1")
         if owners:
             watched = {key: self._watch(owner) for key, owner in owners.items()}
             options["patches_replace"] = options["patches_replace"] | {"attn1": watched}
-        outer = [(unmuted, unmuted.options) for unmuted, _ in self._unmuted]
-        self._local.call = call
-        for unmuted, _ in outer:
-            unmuted.options = options
-        try:
-            yield options
-        finally:
-            self._local.call = None
-            for unmuted, own in outer:
-                unmuted.options = own
-
-    def detach(self) -> None:
-        """Leave nothing on the models."""
-        with self._lock:
-            for handle in (handle for handles in self._hooks.values() for handle in handles):
-                handle.remove()
-            self._hooks.clear()
-            for unmuted, module in self._unmuted:
-                unmuted.release(module)
-            self._unmuted.clear()
-
-    def _attach(self, network: nn.Module) -> None:
-        """Watch a network's layers, once; a run may use one network per device."""
-        with self._lock:
-            if id(network) in self._hooks:
-                return
-            handles = self._hooks[id(network)] = []
-            family = transformer_of(network)
+        family = transformer_of(network)
+        with ExitStack() as stack:
+            stack.enter_context(uncompiled())
             for name, path in self.layers.items():
                 block = network.get_submodule(path)
-                handles.append(block.register_forward_pre_hook(self._entering(name)))
-                handles.append(block.register_forward_hook(self._leaving, always_call=True))
+                stack.callback(block.register_forward_pre_hook(self._entering(name)).remove)
+                stack.callback(block.register_forward_hook(self._leaving, always_call=True).remove)
                 if family is not None and family.mute:
-                    module = block.get_submodule(family.mute)
-                    if unmuted := Unmuted.of(module):
-                        self._unmuted.append((unmuted, module))
+                    stack.enter_context(unmuted(block.get_submodule(family.mute), options))
+            stack.callback(setattr, self._local, "call", None)
+            self._local.call = call
+            yield options
 
     def _entering(self, name: str) -> Callable:
         def enter(module: nn.Module, args: tuple) -> None:
@@ -130,7 +104,6 @@ class Capture:
 
         return watched
 
-    @torch.compiler.disable
     @torch.no_grad()
     def _see(self, call: Listening, q: Tensor, k: Tensor, heads: int | None, options: dict, scale: float | None,
              mask: Tensor | None) -> None:

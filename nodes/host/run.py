@@ -107,7 +107,6 @@ class Run:
         return self
 
     def __exit__(self, *_) -> None:
-        self.capture.detach()
         self.evaluation = self.last_denoised = self.guidance = None
 
     def install(self, options: dict) -> None:
@@ -165,9 +164,12 @@ class Run:
 
     def predict_noise(self, executor, x: Tensor, *args, **kwargs) -> Tensor:
         """One evaluation of the guided model."""
-        self.evaluation = evaluation = Evaluation(x)
-        out = executor(x, *args, **kwargs)
-        self._record(evaluation)
+        outer, self.evaluation = self.evaluation, Evaluation(x)
+        try:
+            out = executor(x, *args, **kwargs)
+            self._record(self.evaluation)
+        finally:
+            self.evaluation = outer
         return out
 
     def calc_cond_batch(self, executor, model, conds: list, x: Tensor, sigma: Tensor, model_options: dict) -> list:
@@ -220,14 +222,13 @@ class Run:
             denoised, conds = args[f"{main.name}_denoised"], args[main.name]
 
         def predict(degraded: Tensor) -> Tensor:
-            options = args["model_options"]
-            marked = options | {"transformer_options": options.get("transformer_options", {}) | {SAG_PASS: True}}
             # Its own uuids, so that caching nodes do not take this pass for the one it repeats; its own place among
             # the conds, so that nodes that tell the branches apart see which one it is.
             own = [cond | {"uuid": self.twins.of(cond["uuid"], SAG_PASS)} for cond in conds]
             alone = [None] * main.index + [own]
             degraded_x = self.layout.replace(x, degraded)
-            out = comfy.samplers.calc_cond_batch(args["model"], alone, degraded_x, args["sigma"], marked)
+            out = comfy.samplers.calc_cond_batch(args["model"], alone, degraded_x, args["sigma"],
+                                                 _marked(args["model_options"]))
             return self.layout.picture(out[main.index])
 
         picture = self.layout.picture
@@ -259,3 +260,16 @@ class Run:
 
     def _wants(self, main: MainPass) -> bool:
         return self.guidance is not None and self.guidance.plan(main.sigma) is not None
+
+
+def _marked(model_options: dict) -> dict:
+    """Model options of the extra pass."""
+    options = model_options.get("transformer_options", {}) | {SAG_PASS: True}
+    owners = options.get("patches_replace", {}).get("attn1")
+    if owners:
+        # The host's own SAG keeps the attention of whatever pass comes last, and would take its mask from this one.
+        # What it puts in the place of the layer's attention computes the same.
+        others = {key: owner for key, owner in owners.items()
+                  if not getattr(owner, "__qualname__", "").startswith("SelfAttentionGuidance.")}
+        options["patches_replace"] = options["patches_replace"] | {"attn1": others}
+    return model_options | {"transformer_options": options}

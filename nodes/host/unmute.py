@@ -8,6 +8,8 @@ in which the name `optimized_attention` stands for a call with the options added
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FunctionType, MethodType
 
 from torch import nn
@@ -22,6 +24,21 @@ def rebound_forward(module: nn.Module, **names: object) -> MethodType:
     copy = FunctionType(plain.__code__, names, plain.__name__, plain.__defaults__, plain.__closure__)
     copy.__kwdefaults__ = plain.__kwdefaults__
     return MethodType(copy, module)
+
+
+@contextmanager
+def unmuted(module: nn.Module, options: dict) -> Iterator[None]:
+    """Let a module hand transformer_options to the attention it calls in this thread, where it would not by itself."""
+    forward = Unmuted.of(module)
+    if forward is None:
+        yield
+        return
+    outer, forward.options = forward.options, options
+    try:
+        yield
+    finally:
+        forward.options = outer
+        forward.release(module)
 
 
 class Unmuted:

@@ -406,7 +406,7 @@ IMAGE_MODELS = {
         *PIXELDIT_BLOCKS),
     "HiDream": Family(made(supported.HiDream, HIDREAM, HIDREAM_PROMPT), 16, *IMAGE, *HIDREAM_BLOCKS),
     "HiDream E1": Family(
-        made(supported.HiDream, HIDREAM, HIDREAM_PROMPT), 16, *WHOLE, *HIDREAM_BLOCKS,
+        made(supported.HiDream, HIDREAM, HIDREAM_PROMPT), 16, *IMAGE, *HIDREAM_BLOCKS,
         extra=lambda size: {"concat_latent_image": noise(1, 16, *size)}),
     # The host cuts off what its patches do not divide.
     "HiDream O1": Family(
