@@ -192,22 +192,25 @@ def _read(path: Path) -> tuple[Recording, Tensor]:
     recording = Recording(tuple(description["size"]), description["threshold"], steps, description["notes"],
                           {fingerprint(samples)}, bool(description.get("plain", True)))
     # The file may come from anywhere: what is drawn later must not meet surprises.
-    if recording.size != tuple(samples.shape[2:]) or len(recording.size) not in (2, 3) or not samples.numel():
-        raise ValueError(f"its size is {recording.size}, its samples are {tuple(samples.shape)}")
+    size = recording.size
+    # Some models put out fewer channels of a larger size than they sample, or the other way round.
+    if (len(size) not in (2, 3) or len(size) != samples.ndim - 2 or not samples.numel()
+            or not all(isinstance(side, int) and 0 < side <= 8 * own
+                       for side, own in zip(size, samples.shape[2:], strict=True))):
+        raise ValueError(f"its size is {size}, its samples are {tuple(samples.shape)}")
     if not math.isfinite(recording.threshold):
         raise ValueError(f"its threshold is {recording.threshold}")
     for i, step in enumerate(steps):
-        if not _is_map(step.attn_map, samples):
+        if not _is_map(step.attn_map, len(samples), size):
             raise ValueError(f"step {i} holds no attention map")
-        if step.mask is not None and (step.mask.dtype, step.mask.shape) != (
-                torch.uint8, (len(samples), *samples.shape[2:])):
+        if step.mask is not None and (step.mask.dtype, step.mask.shape) != (torch.uint8, (len(samples), *size)):
             raise ValueError(f"step {i} holds no mask")
     return recording, samples
 
 
-def _is_map(attn_map: Tensor, samples: Tensor) -> bool:
-    return (attn_map.is_floating_point() and attn_map.ndim == samples.ndim - 1 and len(attn_map) == len(samples)
-            and all(0 < tokens <= pixels for tokens, pixels in zip(attn_map.shape[1:], samples.shape[2:], strict=True))
+def _is_map(attn_map: Tensor, batch: int, size: tuple[int, ...]) -> bool:
+    return (attn_map.is_floating_point() and attn_map.ndim == len(size) + 1 and len(attn_map) == batch
+            and all(0 < tokens <= pixels for tokens, pixels in zip(attn_map.shape[1:], size, strict=True))
             and bool(attn_map.isfinite().all()))
 
 

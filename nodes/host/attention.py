@@ -14,6 +14,8 @@ from .families import Call, image_first, image_only, transformer_of
 
 IN_PARTS = "the model is run on parts of the sample, which are neither recorded nor guided"
 
+Index = slice | Tensor
+
 
 @dataclass
 class Pass:
@@ -84,10 +86,12 @@ def read_maps(call: Listening, current: Pass, q: Tensor, k: Tensor, scale: float
     if not wanted:
         return {}
     grid, queries, keys = _find_image(call, current, q, k)
-    sampled = sample_queries(queries.stop - queries.start)
-    if mask is not None and mask.ndim > 1 and mask.shape[-2] == q.shape[2]:
+    tokens = q.shape[2]
+    q = q[:, :, queries]
+    sampled = sample_queries(q.shape[2])
+    if mask is not None and mask.ndim > 1 and mask.shape[-2] == tokens:
         mask = mask[..., queries, :][..., sampled, :]
-    q = q[:, :, queries][:, :, sampled]
+    q = q[:, :, sampled]
     maps = {}
     for i in wanted:
         own = slice(i * batch // len(conds), (i + 1) * batch // len(conds))
@@ -97,11 +101,12 @@ def read_maps(call: Listening, current: Pass, q: Tensor, k: Tensor, scale: float
     return {cond: sum(found) / len(found) for cond, found in maps.items()}
 
 
-def _find_image(call: Listening, current: Pass, q: Tensor, k: Tensor) -> tuple[tuple[int, ...], slice, slice]:
+def _find_image(call: Listening, current: Pass, q: Tensor, k: Tensor) -> tuple[tuple[int, ...], Index, Index]:
     """The grid of the image's tokens, and where they are among the queries and among the keys."""
-    family = transformer_of(call.network)
+    family, places = transformer_of(call.network), None
     if family is not None:
         grid, order = family.grid(call), family.order
+        places = family.places(call, grid)
     elif "activations_shape" in call.options:
         grid, order = tuple(call.options["activations_shape"][2:]), image_only
     else:
@@ -109,12 +114,15 @@ def _find_image(call: Listening, current: Pass, q: Tensor, k: Tensor) -> tuple[t
     images = current.rows * len(call.options["cond_or_uncond"])
     # Frames of a video that do not see each other are run as a batch of images.
     frames = max(1, q.shape[0] // images) if len(grid) == 3 else 1
-    keys = queries = math.prod(grid) // frames
+    keys = queries = math.prod(grid) // frames if places is None else int(places[-1]) + 1
     if order is image_first:
         queries = min(queries, q.shape[2])  # LTXV asks its guides' tokens, which come last, in a call of their own
     first_query, first_key = order(call, q.shape[2], queries), order(call, k.shape[2], keys)
     if q.shape[0] != images * frames or not (0 <= first_query <= q.shape[2] - queries
                                              and 0 <= first_key <= k.shape[2] - keys):
         raise ValueError(f"{q.shape[2]} tokens attend to {k.shape[2]} in {q.shape[0]} rows, where its grid is {grid} "
-                         f"and there are {images} images; another node merges, tiles or splits them")
+                         f"and there are {images} images; another node merges, tiles or splits them, or a mask leaves "
+                         "some out")
+    if places is not None:
+        return grid, first_query + places.to(q.device), first_key + places.to(k.device)
     return grid, slice(first_query, first_query + queries), slice(first_key, first_key + keys)

@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 @dataclass
@@ -79,6 +80,12 @@ def image_before_patches(call: Call, tokens: int, image: int) -> int:
     return tokens - image - (0 if references is None else references.shape[1])
 
 
+def row_beside_reference(call: Call, patch: int) -> int:
+    """Tokens in a row where the latent has a reference image of its own height on its right (HiDream E1)."""
+    reference = call.inputs.get("image_cond")
+    return math.ceil((call.size[-1] + (0 if reference is None else reference.shape[-1])) / patch)
+
+
 @dataclass(frozen=True)
 class Transformer:
     """A family of transformers.
@@ -89,12 +96,14 @@ class Transformer:
         patch: side of the square patch that becomes a token, or its sides along the last dimensions, as numbers or as
             the network's attributes that hold them.
         mute: the self-attention inside a block, where it keeps the host's options from the attention it calls.
+        row: tokens in a row, where the image's are not all there is in it.
     """
 
     blocks: tuple[str, ...]
     order: Order
     patch: str | int | tuple[str, ...] = "patch_size"
     mute: str = ""
+    row: Callable[[Call, int], int] | None = None
 
     def grid(self, call: Call) -> tuple[int, ...]:
         """The grid of tokens of the image, (h, w) or (t, h, w)."""
@@ -104,6 +113,13 @@ class Transformer:
         elif isinstance(patch, tuple):
             patch = [getattr(call.network, side) or 1 for side in patch]
         return token_grid(call.size, patch)
+
+    def places(self, call: Call, grid: tuple[int, ...]) -> Tensor | None:
+        """Where the image's tokens are, counted from its first; None where they follow one another."""
+        if self.row is None:
+            return None
+        row = self.row(call, getattr(call.network, self.patch))
+        return None if row == grid[-1] else (torch.arange(grid[0])[:, None] * row + torch.arange(grid[1])).flatten()
 
 
 def token_grid(size: Sequence[int], patch: int | Sequence[int]) -> tuple[int, ...]:
@@ -129,7 +145,8 @@ TRANSFORMERS = {
     "ErnieImageModel": Transformer(("layers",), image_first, 1, mute="self_attention"),
     "Flux": Transformer(("double_blocks", "single_blocks"), image_last),  # and Flux 2, LongCat
     "GeneralDIT": Transformer(("blocks",), image_first, COSMOS_PATCH),  # Cosmos 1
-    "HiDreamImageTransformer2DModel": Transformer(("double_stream_blocks", "single_stream_blocks"), image_first),
+    "HiDreamImageTransformer2DModel": Transformer(
+        ("double_stream_blocks", "single_stream_blocks"), image_first, row=row_beside_reference),
     "HiDreamO1Transformer": Transformer(("language_model.layers",), image_before_patches),
     "HunYuanDiT": Transformer(("blocks",), image_first, mute="attn1"),
     "HunyuanVideo": Transformer(("double_blocks", "single_blocks"), image_last),  # and HunyuanImage
