@@ -5,20 +5,23 @@ Exact up to 16,384 queries; of more, as videos have, a sample stands for all.
 
 from __future__ import annotations
 
+import math
+
 import torch
-from einops import einsum, rearrange, repeat
+from einops import rearrange, repeat
 from torch import Tensor
 
-# Logits held at a time. 4 Mi float32 elements are 16 MiB, whatever the number of tokens.
-CHUNK_ELEMENTS = 4 * 1024 * 1024
+# Logits are taken in chunks of as many elements as there are in the queries, or this many where those are few.
+SMALLEST_CHUNK = 2 ** 18
 # All queries count up to the first number, so many of more: under 2% of what the attention itself computes.
 EXACT_QUERIES = 16_384
 SAMPLED_QUERIES = 512
 GOLDEN_RATIO = (5 ** 0.5 - 1) / 2
 
 
+@torch.no_grad()
 def column_mass(q: Tensor, k: Tensor, scale: float | None = None, mask: Tensor | None = None,
-                chunk_elements: int = CHUNK_ELEMENTS) -> Tensor:
+                chunk_elements: int | None = None) -> Tensor:
     """How much attention each key receives: softmax(q k^T) averaged over heads, summed over queries (SAG, sec. 4.2).
 
     Rows of the softmax sum to one, so the result sums to the number of queries; where queries and keys are the same
@@ -44,24 +47,29 @@ def column_mass(q: Tensor, k: Tensor, scale: float | None = None, mask: Tensor |
         raise ValueError(f"q {tuple(q.shape)} and k {tuple(k.shape)} do not attend to each other")
     batch, heads, queries, dim = q.shape
     dtype = torch.promote_types(q.dtype, torch.float32)
-    # Half of the scale on each side of the product keeps large activations finite, as in the authors' code.
-    root = (dim ** -0.5 if scale is None else scale) ** 0.5
-    k = repeat(k.to(dtype) * root, "b h k d -> b (h group) k d", group=heads // k.shape[1])
+    scale = dim ** -0.5 if scale is None else scale
+    k = repeat(k.to(dtype), "b h k d -> (b h group) d k", group=heads // k.shape[1])
     if mask is not None:
         mask = _align_mask(mask)
 
-    mass = torch.zeros(batch, k.shape[2], dtype=dtype, device=q.device)
-    chunk = max(1, chunk_elements // (batch * heads * k.shape[2]))
+    keys = k.shape[2]
+    mass = torch.zeros(batch, keys, dtype=dtype, device=q.device)
+    chunk = max(1, (chunk_elements or max(SMALLEST_CHUNK, q.numel())) // (batch * heads * keys))
+    # Two buffers for all chunks: memory that is allocated anew for each may take longer to map than to fill.
+    size = batch * heads * min(chunk, queries) * keys
+    buffers = [torch.empty(size, dtype=dtype, device=q.device) for _ in range(2)]
     for start in range(0, queries, chunk):
-        rows = slice(start, start + chunk)
-        logits = einsum(q[:, :, rows].to(dtype) * root, k, "b h q d, b h k d -> b h q k")
+        rows = slice(start, min(start + chunk, queries))
+        shape = (batch * heads, rows.stop - start, keys)
+        logits, weights = (buffer[:math.prod(shape)].view(shape) for buffer in buffers)
+        torch.bmm((q[:, :, rows].to(dtype) * scale).flatten(0, 1), k, out=logits)
         if mask is not None:
-            part = mask[:, :, rows] if mask.shape[2] > 1 else mask
-            logits = logits.masked_fill_(~part, -torch.inf) if part.dtype == torch.bool else logits.add_(part)
-        # A query that may see no key at all (padding) is left out instead of becoming NaN.
-        tiny = torch.finfo(dtype).tiny
-        weights = logits.sub_(logits.amax(dim=-1, keepdim=True).clamp_(min=torch.finfo(dtype).min)).exp_()
-        mass += einsum(weights, weights.sum(dim=-1).clamp_(min=tiny).reciprocal_(), "b h q k, b h q -> b k")
+            part, split = mask[:, :, rows] if mask.shape[2] > 1 else mask, logits.unflatten(0, (batch, heads))
+            split.masked_fill_(~part, -torch.inf) if part.dtype == torch.bool else split.add_(part)
+        torch.softmax(logits, dim=-1, out=weights)
+        if mask is not None:
+            weights.nan_to_num_(0)  # a query that may see no key at all (padding) is left out
+        mass += weights.unflatten(0, (batch, heads)).sum(dim=(1, 2))
     return mass / heads
 
 

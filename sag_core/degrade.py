@@ -71,7 +71,8 @@ def gaussian_blur(x: Tensor, blur_sigma: float, blur_kernel: int = 0) -> Tensor:
         return x
     radius = blur_kernel // 2 if blur_kernel else math.ceil(4 * blur_sigma)
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    rows, columns = (_blur_matrix(side, blur_sigma, radius).to(wide) for side in x.shape[-2:])
+    sides = {side: _blur_matrix(side, blur_sigma, radius).to(wide, non_blocking=True) for side in x.shape[-2:]}
+    rows, columns = (sides[side] for side in x.shape[-2:])
     return (rows @ wide @ columns.T).to(x.dtype)
 
 

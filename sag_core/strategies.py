@@ -126,7 +126,7 @@ def smooth_step(x: Tensor) -> Tensor:
 
 def _above(attn_map: Tensor, threshold: float, options: MaskOptions) -> Tensor:
     """1 where attention is above the threshold, or above the sample's quantile, with the edge asked for."""
-    level = attn_map.new_tensor(threshold)
+    level = threshold
     if options.quantile is not None:
         left = round(options.quantile * attn_map[0].numel())
         if left == 0:
