@@ -3,10 +3,10 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: help demo test lint provision train docs pictures bench clean
+.PHONY: help demo test lint provision train docs pictures bench bench-quality clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.* ## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.* ## /  make \1\t/p' Makefile
 
 demo: ## Make pictures without and with Self-Attention Guidance, into demo_output/
 	@$(PYTHON) -m tools.demo
@@ -29,6 +29,9 @@ docs: ## Let the tests write the tables of docs/models.md and docs/compatibility
 
 pictures: ## Make the pictures of the help pages and of the example workflows; ARGS names some of them
 	@$(PYTHON) -m tools.run tools.pictures $(ARGS)
+
+bench-quality: ## Draw what steps left out cost in quality; resumes, takes ARGS (benchmarks/README.md)
+	@$(PYTHON) -m tools.run benchmarks.cost_quality $(ARGS)
 
 bench: ## Measure time and memory of guidance (benchmarks/README.md); takes ARGS
 	@$(PYTHON) -m tools.run benchmarks.cost $(ARGS)

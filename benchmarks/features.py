@@ -73,7 +73,7 @@ class Moments:
     @classmethod
     def of(cls, features: Tensor) -> Moments:
         features = features.double()
-        return cls(features.mean(0), torch.cov(features.T))
+        return cls(features.mean(0), torch.cov(features.T).view(features.shape[1], -1))
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
