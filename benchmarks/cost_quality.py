@@ -23,9 +23,10 @@ from training.scenes import draw
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "output" / "cost_quality"
-STEPS, BATCH = 25, 64
+STEPS, BATCH, SAMPLER = 20, 64, "ddim"
 BEGIN, END = "<!-- cost and quality -->", "<!-- end of cost and quality -->"
-BASE = {"scale": 2.0, "blur_sigma": 1.0, "threshold": 1.0, "layer": "input.3"}  # as example_workflows/quickstart.json
+# Of a few that were tried on other seeds, the scale at which this sampler gains most; twice as much does harm.
+BASE = {"scale": 4.0, "blur_sigma": 1.0, "threshold": 1.0}
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,11 @@ SETTINGS = {
     FULL: Setting("SAG, every step"),
     "every 2": Setting("every 2nd step, scale x 2", schedule={"every": 2}),
     "every 5": Setting("every 5th step, scale x 5", schedule={"every": 5}),
+    "every 5 half": Setting("every 5th step, scale x 2.5", schedule={"every": 5, "boost": 2.5}),
     "every 5 reuse": Setting("every 5th step, direction reused", schedule={"every": 5, "between": "last direction"}),
-    "first fifth": Setting("first fifth of the steps, scale x 2", {"scale": 4.0}, _part(0.0, 0.18)),
-    "middle fifth": Setting("middle fifth, scale x 2", {"scale": 4.0}, _part(0.42, 0.58)),
-    "last fifth": Setting("last fifth, scale x 2", {"scale": 4.0}, _part(0.8, 1.0)),
-    "second half every 2": Setting("second half, every 2nd, scale x 2", schedule=_part(0.5, 1.0, every=2)),
+    "first fifth": Setting("first fifth of the steps", schedule=_part(0.0, 0.18)),
+    "middle fifth": Setting("middle fifth of the steps", schedule=_part(0.41, 0.59)),
+    "last fifth": Setting("last fifth of the steps", schedule=_part(0.81, 1.0)),
 }
 
 
@@ -79,7 +80,7 @@ def features_of(setting: Setting, seeds: int, net, model) -> tuple[Tensor, int]:
     hook = model.model.diffusion_model.register_forward_hook(count)
     try:
         with torch.inference_mode():
-            (latent,) = call("KSampler", model=model, seed=seeds, steps=STEPS, cfg=1.0, sampler_name="euler_ancestral",
+            (latent,) = call("KSampler", model=model, seed=seeds, steps=STEPS, cfg=1.0, sampler_name=SAMPLER,
                              scheduler="simple", positive=label, negative=label, denoise=1.0,
                              latent_image={"samples": torch.zeros(BATCH, 3, 32, 32)})
             return net.features(latent["samples"].float().clamp(-1, 1)).clone(), calls
@@ -140,7 +141,7 @@ def report(found: dict[str, dict], net, resamples: int = 200) -> tuple[str, list
         points.append(Point(100 * extra[name], values[name], low, high, setting.title))
     fresh = draw(count, torch.Generator().manual_seed(4_000_000)).image
     noise = frechet_distance(real, Moments.of(net.features(fresh)))
-    text = (f"{environment('cpu')}\n\n{count} samples of a setting, {STEPS} steps of euler_ancestral, no labels, "
+    text = (f"{environment('cpu')}\n\n{count} samples of a setting, {STEPS} steps of {SAMPLER}, no labels, "
             f"features {FEATURES}; as many fresh scenes are at {noise:.3f}.\n\n" + "\n".join(rows))
     return text, points
 

@@ -46,7 +46,8 @@ def test_points_are_drawn_where_they_are():
     assert centre[red][0] > centre[blue][0] and centre[red][1] < centre[blue][1]  # y grows upwards
 
 
-@pytest.mark.parametrize(("name", "share"), [("every 2", 13 / 25), ("every 5", 5 / 25), ("every 5 reuse", 5 / 25)])
+@pytest.mark.parametrize(("name", "share"), [
+    ("every 2", 1 / 2), ("every 5", 1 / 5), ("every 5 half", 1 / 5), ("every 5 reuse", 1 / 5)])
 def test_settings_that_leave_steps_out_take_the_passes_their_names_say(name, share):
     schedule = SETTINGS[name].schedule
     economy = Schedule(economy=Economy(every=schedule["every"], reuse=schedule.get("between") == "last direction"))
