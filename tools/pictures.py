@@ -273,7 +273,7 @@ EXAMPLE_ROWS: dict[str, Sequence[tuple[str, str]]] = {
     "schedule_sag": [("samples", "SAG_schedule"), ("attention, step after step", "SAG_schedule_steps")],
     "blur_guidance_or_sag": [("blur guidance", "SAG_blur_guidance"), ("self-attention guidance", "SAG_self_attention")],
     "economical_sag": [("no guidance", "SAG_none"), ("every step", "SAG_every_step"),
-                       ("one step in five", "SAG_one_in_five")],
+                       ("the first fifth of the steps", "SAG_first_fifth")],
 }
 
 
