@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,12 +32,12 @@ class Point:
 
 
 def scatter(points: Sequence[Point], x_title: str, y_title: str) -> Image.Image:
-    """The points on axes that start a little before the first of them."""
+    """The points on axes that start a little before the first of them, y by its logarithm."""
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(18)
     left, top, right, bottom = MARGIN
     x_axis = _Axis([p.x for p in points], left, WIDTH - right)
-    y_axis = _Axis([v for p in points for v in (p.low, p.high)], HEIGHT - bottom, top)
+    y_axis = _LogAxis([v for p in points for v in (p.low, p.high)], HEIGHT - bottom, top)
     for value in x_axis.ticks():
         draw.line([(x_axis(value), top), (x_axis(value), HEIGHT - bottom)], GRID)
         draw.text((x_axis(value), HEIGHT - bottom + 8), f"{value:g}", INK, font, anchor="mt")
@@ -49,8 +50,22 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str) -> Image.Image:
         x, y = x_axis(point.x), y_axis(point.y)
         draw.line([(x, y_axis(point.low)), (x, y_axis(point.high))], point.colour, 3)
         draw.ellipse([x - 7, y - 7, x + 7, y + 7], point.colour)
-        draw.text((x + 12, y - 4), point.label, INK, font, anchor="lb")
+    labels = []
+    for point in sorted(points, key=lambda p: -p.y):
+        x, y = x_axis(point.x), y_axis(point.y)
+        right_aligned = x > 0.8 * WIDTH
+        box = draw.textbbox((x - 12 if right_aligned else x + 12, y), point.label, font,
+                            anchor="rm" if right_aligned else "lm")
+        while any(_meet(box, other) for other in labels):
+            box = (box[0], box[1] + 2, box[2], box[3] + 2)
+        labels.append(box)
+        draw.text(((box[0]), (box[1] + box[3]) / 2), point.label, INK, font, anchor="lm")
     return image
+
+
+def _meet(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether two boxes (left, top, right, bottom) overlap."""
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 class _Axis:
@@ -69,3 +84,17 @@ class _Axis:
         step = next(m * 10.0 ** e for e in range(-6, 9) for m in (1, 2, 5) if span / (m * 10.0 ** e) <= 8)
         first = -(-self.low // step)
         return [round((first + i) * step, 9) for i in range(int((self.high - first * step) // step) + 1)]
+
+
+class _LogAxis(_Axis):
+    """The same by the logarithm of positive values."""
+
+    def __init__(self, values: Sequence[float], start: float, end: float):
+        super().__init__([math.log10(value) for value in values], start, end)
+
+    def __call__(self, value: float) -> float:
+        return super().__call__(math.log10(value))
+
+    def ticks(self) -> list[float]:
+        round_values = (m * 10.0 ** e for e in range(-6, 9) for m in (1, 2, 5))
+        return [value for value in round_values if self.low <= math.log10(value) <= self.high]
