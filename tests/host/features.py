@@ -196,3 +196,13 @@ class Row:
 def check_names() -> None:
     """The documentation holds these features and no other."""
     _TABLE.check_names(FEATURES)
+
+
+def halves(apply_model, args):
+    """Runs the network on the left half, then on the right one, as tiling nodes do."""
+    def part(slot):
+        c = args["c"] | {"transformer_options": args["c"]["transformer_options"].copy()}
+        return apply_model(args["input"][..., slot], args["timestep"], **c)
+
+    middle = args["input"].shape[-1] // 2
+    return torch.cat([part(slice(None, middle)), part(slice(middle, None))], dim=-1)

@@ -15,7 +15,7 @@ from comfy.model_management import InterruptProcessingException
 from torch import Tensor
 from torch.testing import assert_close
 
-from tests.host.features import FAMILIES, ORDERS, Row, Run, combine, follow
+from tests.host.features import FAMILIES, ORDERS, Row, Run, combine, follow, halves
 from tests.host.graph import call, guide, maps, only, sample
 from tests.host.observe import hooks_on, network_calls
 
@@ -41,16 +41,6 @@ def batched(change: Callable[[Tensor], Tensor], c: dict) -> dict:
 
 
 # -- wrappers of the network -----------------------------------------------------------------------------------------
-
-
-def halves(apply_model, args):
-    """On the left half, then on the right one, as tiling nodes do."""
-    def part(slot):
-        c = args["c"] | {"transformer_options": args["c"]["transformer_options"].copy()}
-        return apply_model(args["input"][..., slot], args["timestep"], **c)
-
-    middle = args["input"].shape[-1] // 2
-    return torch.cat([part(slice(None, middle)), part(slice(middle, None))], dim=-1)
 
 
 def mirrored(apply_model, args):
@@ -255,18 +245,26 @@ def test_guidance_twice():
 
 
 def test_two_threads_on_one_model():
-    """Step by step, in turn: between the steps of one run lie those of the other."""
+    """Step by step, in turn: between the steps of one run lie those of the other.
+
+    The second starts when the first is under way, because the host draws noise from a generator that all threads share.
+    """
     row = Row("two threads on one model", "SamplerCustom")
     for family, build in FAMILIES.items():
-        tiny, together = build(), threading.Barrier(2, timeout=60)
+        tiny, together, under_way = build(), threading.Barrier(2, timeout=60), threading.Event()
         patched = [guide(tiny.model, scale=scale, layer=layer) for scale, layer in zip((0.5, 1.5), LAYERS[family],
                                                                                        strict=True)]
         expected = [custom(tiny, model, seed=i) for i, (model, _) in enumerate(patched)]
         expected_maps = [maps(trace) for _, trace in patched]
 
-        def work(i, patched=patched, tiny=tiny, together=together):
+        def work(i, patched=patched, tiny=tiny, together=together, under_way=under_way):
+            def step(*_):
+                under_way.set()
+                together.wait()
+
             with torch.inference_mode():
-                return custom(tiny, patched[i][0], lambda *_: together.wait(), seed=i)
+                assert i == 0 or under_way.wait(60)
+                return custom(tiny, patched[i][0], step, seed=i)
 
         with ThreadPoolExecutor(2) as pool:
             outs = list(pool.map(work, range(2)))

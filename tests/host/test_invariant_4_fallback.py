@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.host import models
+from tests.host.features import halves
 from tests.host.graph import call, guide, only, record, sample
 from tests.host.observe import attention_calls, network_calls
 
@@ -136,16 +137,6 @@ def test_invariant_4_steps_that_a_cache_skips_are_not_guided(node, notes, first,
     assert 0 < len(steps) < 6 and all(step.guided for step in steps)
     assert [c.is_extra for c in calls if c.q is not None] == [False, True] * len(steps)
     check_notes(trace, warnings, *notes)
-
-
-def halves(apply_model, args):
-    """Runs the network on the left half, then on the right one, as tiling nodes do."""
-    def part(slot):
-        c = args["c"] | {"transformer_options": args["c"]["transformer_options"].copy()}
-        return apply_model(args["input"][..., slot], args["timestep"], **c)
-
-    middle = args["input"].shape[-1] // 2
-    return torch.cat([part(slice(None, middle)), part(slice(middle, None))], dim=-1)
 
 
 def again(apply_model, args):
