@@ -8,6 +8,7 @@ and an unpatched model share their loaded weights.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -51,6 +52,11 @@ class Patch:
             samples = executor(noise, latent_image, sampler, sigmas, denoise_mask, run.watch(callback), *args, **kwargs)
             run.finish(samples)
         return samples
+
+    def tell(self, text: str) -> None:
+        """Tell the user something, in the log and on the node."""
+        logging.warning("SAG: %s", text)
+        self.report(text)
 
     def post_cfg(self, args: dict) -> torch.Tensor:
         """Holds the place of the run's guidance; without a run it changes nothing."""

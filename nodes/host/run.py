@@ -6,7 +6,6 @@ two graphs, two samplers on one model and two threads never meet in it, and noth
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -157,8 +156,7 @@ class Run:
         """Tell the user something, once a run."""
         if text not in self.recording.notes:
             self.recording.notes.append(text)
-            logging.warning("SAG: %s", text)
-            self.patch.report(text)
+            self.patch.tell(text)
 
     # -- wrappers, from the outermost call to the innermost --------------------------------------------------------
 

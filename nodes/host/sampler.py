@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -45,9 +44,7 @@ class _Guided:
                  **options) -> torch.Tensor:
         guider = _guider(model)
         if guider is None:
-            note = "another node hides the guider from the sampler, which samples without guidance"
-            logging.warning("SAG: %s", note)
-            self.patch.report(note)
+            self.patch.tell("another node hides the guider from the sampler, which samples without guidance")
             return self.sampler_function(model, noise, sigmas, extra_args=extra_args, callback=callback,
                                          disable=disable, **options)
         shapes = _latent_shapes(guider) or [noise.shape]
