@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.features import FEATURES, Moments, frechet_distance, scene_net
+from benchmarks.features import FEATURES, scene_net
 from benchmarks.host import boot, call, environment
+from benchmarks.metrics.frechet import Moments, frechet_distance
 from benchmarks.plot import Point, scatter
 from benchmarks.report import write
 from training.scenes import draw

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import sys
 from pathlib import Path
 
 from tools.provision import CHECKOUT, provision
 
-EXTRAS = ("pag", "sag")
+EXTRAS = ("custom_sampler", "pag", "sag")
 
 
 def boot(device: str, base: Path) -> None:
-    """Import the host as `main.py` does, with its folders under `base`, and load its PAG and SAG and this pack.
+    """Import the host as `main.py` does, with its folders under `base`, and load what is measured of it and this pack.
 
     Attention is PyTorch's, which is what the host takes on a CUDA device. What it takes on a CPU cuts its work by the
     memory that happens to be free, so that no two runs would use the same amount.
@@ -57,6 +58,14 @@ def call(node_id: str, **inputs) -> tuple:
         clone = node.PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden.unique_id: "1"}})
         return getattr(clone, node.FUNCTION)(**inputs).result
     return getattr(node(), node.FUNCTION)(**inputs)
+
+
+def pack_module(name: str):
+    """A module of the pack's `nodes/`, as the host has loaded it."""
+    import nodes
+
+    package = nodes.NODE_CLASS_MAPPINGS["SAGGuidance"].__module__.rpartition(".")[0]
+    return importlib.import_module(f"{package}.{name}")
 
 
 def environment(device: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
+
+from sag_core.axes import Axis, LogAxis
 
 WIDTH, HEIGHT, MARGIN = 1100, 700, (90, 40, 40, 80)  # left, top, right, bottom
 INK, GRID = (40, 40, 40), (225, 225, 225)
@@ -36,8 +37,8 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str) -> Image.Image:
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(18)
     left, top, right, bottom = MARGIN
-    x_axis = _Axis([p.x for p in points], left, WIDTH - right)
-    y_axis = _LogAxis([v for p in points for v in (p.low, p.high)], HEIGHT - bottom, top)
+    x_axis = Axis([p.x for p in points], left, WIDTH - right)
+    y_axis = LogAxis([v for p in points for v in (p.low, p.high)], HEIGHT - bottom, top)
     for value in x_axis.ticks():
         draw.line([(x_axis(value), top), (x_axis(value), HEIGHT - bottom)], GRID)
         draw.text((x_axis(value), HEIGHT - bottom + 8), f"{value:g}", INK, font, anchor="mt")
@@ -66,35 +67,3 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str) -> Image.Image:
 def _meet(a: Sequence[float], b: Sequence[float]) -> bool:
     """Whether two boxes (left, top, right, bottom) overlap."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-class _Axis:
-    """From values to pixels, with round ticks."""
-
-    def __init__(self, values: Sequence[float], start: float, end: float):
-        low, high = min(values), max(values)
-        room = 0.08 * (high - low or 1)
-        self.low, self.high, self.start, self.end = low - room, high + 2 * room, start, end
-
-    def __call__(self, value: float) -> float:
-        return self.start + (self.end - self.start) * (value - self.low) / (self.high - self.low)
-
-    def ticks(self) -> list[float]:
-        span = self.high - self.low
-        step = next(m * 10.0 ** e for e in range(-6, 9) for m in (1, 2, 5) if span / (m * 10.0 ** e) <= 8)
-        first = -(-self.low // step)
-        return [round((first + i) * step, 9) for i in range(int((self.high - first * step) // step) + 1)]
-
-
-class _LogAxis(_Axis):
-    """The same by the logarithm of positive values."""
-
-    def __init__(self, values: Sequence[float], start: float, end: float):
-        super().__init__([math.log10(value) for value in values], start, end)
-
-    def __call__(self, value: float) -> float:
-        return super().__call__(math.log10(value))
-
-    def ticks(self) -> list[float]:
-        round_values = (m * 10.0 ** e for e in range(-6, 9) for m in (1, 2, 5))
-        return [value for value in round_values if self.low <= math.log10(value) <= self.high]

