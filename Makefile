@@ -3,7 +3,7 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: help demo test lint provision train docs pictures bench bench-quality clean
+.PHONY: help demo test lint provision train train-classifier docs pictures bench bench-quality paper clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.* ## /  make \1\t/p' Makefile
@@ -24,6 +24,9 @@ train: ## Train the embedded model again and draw its samples; resumes, takes AR
 	@$(PYTHON) -m tools.run training.train $(ARGS)
 	@$(PYTHON) -m tools.run training.sample
 
+train-classifier: ## Train the embedded classifier of noisy images again; resumes, takes ARGS (training/README.md)
+	@$(PYTHON) -m tools.run training.classifier $(ARGS)
+
 docs: ## Let the tests write the tables of docs/models.md and docs/compatibility.md
 	@$(PYTHON) -m tools.check pytest --write-docs tests/host/test_families.py tests/host/test_compatibility*.py
 
@@ -33,9 +36,12 @@ pictures: ## Make the pictures of the help pages and of the example workflows; A
 bench-quality: ## Draw what steps left out cost in quality; resumes, takes ARGS (benchmarks/README.md)
 	@$(PYTHON) -m tools.run benchmarks.cost_quality $(ARGS)
 
+paper: ## Rerun the paper's tables on the embedded model (docs/results.md); resumes, takes ARGS such as --quick
+	@$(PYTHON) -m benchmarks.paper $(ARGS)
+
 bench: ## Measure time and memory of guidance (benchmarks/README.md); takes ARGS
 	@$(PYTHON) -m tools.run benchmarks.cost $(ARGS)
 
 clean: ## Remove what the other targets left in the checkout; the cache outside it stays
-	rm -rf demo_output .pytest_cache .ruff_cache
+	rm -rf demo_output tests/browser/screenshots .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from .host.patch import guide_model, record_model
 from .host.sampler import guide_sampler
-from .live import reporter
+from .live import reporter, watching
 from .settings import check_settings, settings_inputs, settings_of
 from .types import CATEGORY, MODEL_TOOLTIP, Trace, layer_input
 
@@ -32,7 +32,8 @@ class SAGGuidance(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, **inputs) -> io.NodeOutput:
-        return io.NodeOutput(*guide_model(model, settings_of(**inputs), reporter(cls.hidden.unique_id)))
+        node = cls.hidden.unique_id
+        return io.NodeOutput(*guide_model(model, settings_of(**inputs), reporter(node), watching(node)))
 
 
 class SAGSampler(io.ComfyNode):
@@ -59,7 +60,8 @@ class SAGSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, sampler, **inputs) -> io.NodeOutput:
-        return io.NodeOutput(*guide_sampler(sampler, settings_of(**inputs), reporter(cls.hidden.unique_id)))
+        node = cls.hidden.unique_id
+        return io.NodeOutput(*guide_sampler(sampler, settings_of(**inputs), reporter(node), watching(node)))
 
 
 class SAGRecordAttention(io.ComfyNode):
@@ -80,4 +82,5 @@ class SAGRecordAttention(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, layer="auto") -> io.NodeOutput:
-        return io.NodeOutput(*record_model(model, layer, reporter(cls.hidden.unique_id)))
+        node = cls.hidden.unique_id
+        return io.NodeOutput(*record_model(model, layer, reporter(node), watching(node)))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 from comfy_api.latest import io
 
 from ..sag_core.schedule import CURVES, Curve, Economy, Interval
 from ..sag_core.schedule import Schedule as GuidanceSchedule
 from ..sag_core.strategies import COMBINATIONS, STRATEGIES, MaskOptions
 from .host.vision import Vision
+from .numbers import numbers
 from .types import CATEGORY, Floats, Mask, Schedule
 
 INTERVALS = ("as guidance", "percent", "sigma")
@@ -120,29 +119,6 @@ class SAGSchedule(io.ComfyNode):
         return io.NodeOutput(GuidanceSchedule(
             interval=Interval(start, end) if interval == "sigma" else None,
             percent=(start, end) if interval == "percent" else None,
-            scale=Curve(scale_curve, scale_end, _numbers("scale_list", scale_list)),
-            blur_sigma=Curve(blur_curve, blur_end, _numbers("blur_list", blur_list)),
+            scale=Curve(scale_curve, scale_end, numbers("scale_list", scale_list)),
+            blur_sigma=Curve(blur_curve, blur_end, numbers("blur_list", blur_list)),
             economy=Economy(every, boost or None, between == "last direction", skip_below, stop_below)))
-
-
-def _numbers(name: str, values: object) -> tuple[float, ...]:
-    """A list as text, FLOATS or SIGMAS.
-
-    Raises:
-        ValueError: some of it is no finite number; the message names the input.
-    """
-    if isinstance(values, str):
-        values = [word for word in values.replace(";", ",").split(",") if word.strip()]
-    elif hasattr(values, "tolist"):
-        values = values.tolist()
-    numbers = []
-    for value in values if isinstance(values, (list, tuple)) else [values]:
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            held = value.strip() if isinstance(value, str) else value
-            raise ValueError(f"{name} holds {held!r}, which is no number") from None
-        if not math.isfinite(number):
-            raise ValueError(f"{name}: the list holds {number}; its values must be finite")
-        numbers.append(number)
-    return tuple(numbers)

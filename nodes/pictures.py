@@ -51,6 +51,26 @@ def picture(recording: Recording, step: int, style: str, image: Tensor | None) -
     return heatmap(values), mask[:, 0]
 
 
+def token_maps(recording: Recording, step: int, images: int | None = None) -> Tensor:
+    """The map of a step on the layer's own grid, one for each image: [images, h, w], float32.
+
+    Args:
+        recording: a sampling run.
+        step: a step, counted from 0, or -1 for the mean over all of them.
+        images: how many there are; None for as many as the run made. A video's frames count as images.
+
+    Raises:
+        ValueError: there is no such step, or images and maps are not equally many.
+    """
+    attn_map = recording.attn_map(step).float()
+    values = _frames(attn_map[:, None])
+    if images is not None and attn_map.ndim == 4 and images != len(values):
+        values = _in_time(values, len(attn_map), images)
+    if images is not None and images != len(values):
+        raise ValueError(f"there are {images} images; this run has {len(values)}. Decode its own LATENT")
+    return values[:, 0]
+
+
 def _frames(values: Tensor) -> Tensor:
     """[B, 1, H, W], with the frames of a video one after another."""
     return rearrange(values, "b c t h w -> (b t) c h w") if values.ndim == 5 else values

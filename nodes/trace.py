@@ -7,7 +7,9 @@ from comfy_api.latest import io
 from ..sag_core.trace import AttentionTrace
 from .host.files import new_trace_path, trace_names, trace_path
 from .host.sample import picture_of
+from .live import watching
 from .pictures import STYLES, picture
+from .replay import replay
 from .types import CATEGORY, Trace
 
 TRACE_TOOLTIP = "Trace of the node that patched the sampler's model."
@@ -38,11 +40,15 @@ class SAGMaskPreview(io.ComfyNode):
                                tooltip="The decoded images, for overlay; the mask takes their size."),
             ],
             outputs=[io.Image.Output(), io.Mask.Output()],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, trace, latent, step, style, image=None) -> io.NodeOutput:
-        return io.NodeOutput(*picture(trace.find(picture_of(latent["samples"])), step, style, image))
+        recording = trace.find(picture_of(latent["samples"]))
+        shown = picture(recording, step, style, image)
+        replay(watching(cls.hidden.unique_id)(), recording, image)
+        return io.NodeOutput(*shown)
 
 
 class SAGSaveTrace(io.ComfyNode):

@@ -8,6 +8,7 @@ CATEGORY = "advanced/guidance/SAG"
 Trace = io.Custom("SAG_TRACE")
 Mask = io.Custom("SAG_MASK")
 Schedule = io.Custom("SAG_SCHEDULE")
+Classifier = io.Custom("SAG_CLASSIFIER")
 Floats = io.Custom("FLOATS")
 
 MODEL_TOOLTIP = "The model to patch. It is not changed; connect this node's MODEL to the sampler."

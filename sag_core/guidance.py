@@ -83,7 +83,8 @@ class SAGSettings:
 
 def self_attention_guidance(base: Tensor, x: Tensor, denoised: Tensor, attn_map: Tensor, sigma: Tensor,
                             predict: Callable[[Tensor], Tensor], settings: SAGSettings,
-                            process: Process = Process.VARIANCE_EXPLODING) -> Tensor:
+                            process: Process = Process.VARIANCE_EXPLODING,
+                            clip: tuple[float, float] | None = None) -> Tensor:
     """Guide one denoising step (SAG, algorithm 1); calls the model once more.
 
     Args:
@@ -95,9 +96,12 @@ def self_attention_guidance(base: Tensor, x: Tensor, denoised: Tensor, attn_map:
         predict: clean prediction of the same branch at another noisy sample, at the same sigma.
         settings: scale, blur and threshold; the rest is for guide.py.
         process: how x was made of a clean sample and noise.
+        clip: range of clean samples. What is degraded is the prediction clamped to it, as in the authors' pixel-space
+            sampler; the noise it is noised with stays the model's own.
     """
+    clean = denoised if clip is None else denoised.clamp(*clip)
     mask = attention_mask(attn_map.to(x.device), settings.threshold, x.shape[2:])
-    degraded = degrade(denoised, mask, settings.blur_sigma, settings.blur_kernel)
+    degraded = degrade(clean, mask, settings.blur_sigma, settings.blur_kernel)
     degraded_x = renoise(x, denoised, degraded, sigma, process)
     return sag_update(base, degraded, predict(degraded_x), settings.scale)
 

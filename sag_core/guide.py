@@ -76,7 +76,7 @@ class Guide:
         self._seen += 1
 
     def __call__(self, base: Tensor, x: Tensor, denoised: Tensor, sigma: Tensor, level: float,
-                 predict: Callable[[Tensor], Tensor]) -> Guided | None:
+                 predict: Callable[[Tensor], Tensor], clip: tuple[float, float] | None = None) -> Guided | None:
         """Guide one evaluation by the maps observed so far; None where it is left alone.
 
         Args:
@@ -85,6 +85,7 @@ class Guide:
             denoised: clean prediction at x of the branch that is guided.
             sigma: noise level, [B] or scalar, and as a number, `level`.
             predict: clean prediction of the same branch at another noisy sample, at the same sigma.
+            clip: range of clean samples, of `self_attention_guidance`.
         """
         settings, wanted = self.settings, self.plan(level)
         if wanted is None:
@@ -92,8 +93,10 @@ class Guide:
         scale, mask = settings.scale * wanted.scale_factor, None
         if wanted.full or self._last is None:
             self._last = None
-            mask = make_mask(settings.mask, self._average, settings.threshold, denoised, self._seen - 1)
-            direction = self._direction(x, denoised, mask, sigma, predict, settings.blur_sigma * wanted.blur_factor)
+            clean = denoised if clip is None else denoised.clamp(*clip)
+            mask = make_mask(settings.mask, self._average, settings.threshold, clean, self._seen - 1)
+            direction = self._direction(x, denoised, clean, mask, sigma, predict,
+                                        settings.blur_sigma * wanted.blur_factor)
             if direction is None:
                 return None
             if settings.schedule.economy.reuse:
@@ -108,14 +111,14 @@ class Guide:
         reference = base if settings.rescale_to == "cfg" else denoised
         return Guided(rescale(base + direction, reference, settings.rescale), mask)
 
-    def _direction(self, x: Tensor, denoised: Tensor, mask: Tensor, sigma: Tensor,
+    def _direction(self, x: Tensor, denoised: Tensor, clean: Tensor, mask: Tensor, sigma: Tensor,
                    predict: Callable[[Tensor], Tensor], blur_sigma: float) -> Tensor | None:
-        """x0_deg - x0(x_deg), None where there is nothing to degrade."""
+        """x0_deg - x0(x_deg), None where there is nothing to degrade; `clean` is what is degraded."""
         if not mask.any():
             return None
-        degraded = degrade(denoised, mask, blur_sigma, self.settings.blur_kernel)
+        degraded = degrade(clean, mask, blur_sigma, self.settings.blur_kernel)
         skip_below = self.settings.schedule.economy.skip_below
-        if skip_below > 0 and _share(degraded - denoised, denoised) < skip_below:
+        if skip_below > 0 and _share(degraded - clean, clean) < skip_below:
             return None
         return degraded - predict(renoise(x, denoised, degraded, sigma, self.process))
 

@@ -85,6 +85,7 @@ class ComfyClient:
         client_id: str | None = None,
         on_progress: OnProgress | None = None,
         timeout: float = 600.0,
+        workflow: Mapping[str, Any] | None = None,
     ) -> History:
         """Queue a prompt (API form) and follow it to its end.
 
@@ -92,6 +93,7 @@ class ComfyClient:
             client_id: name of the websocket session; a fresh one where None
             on_progress: called with (node id, value, maximum) at each step that a node reports
             timeout: seconds after which the wait is given up (the run is not interrupted)
+            workflow: the same graph as the frontend opens it, to be kept in the images that are saved
 
         Raises:
             PromptRejected: the prompt is not valid.
@@ -99,7 +101,10 @@ class ComfyClient:
             ConnectionError: the server closed the connection before the run ended.
             TimeoutError: it did not end in time.
         """
-        followed = self._run(prompt, client_id or uuid.uuid4().hex, on_progress or (lambda *_: None))
+        body = {"prompt": prompt, "client_id": client_id or uuid.uuid4().hex}
+        if workflow is not None:
+            body["extra_data"] = {"extra_pnginfo": {"workflow": workflow}}
+        followed = self._run(body, on_progress or (lambda *_: None))
         try:
             return asyncio.run(asyncio.wait_for(followed, timeout))
         except asyncio.TimeoutError:
@@ -113,14 +118,13 @@ class ComfyClient:
             response.raise_for_status()
             return await read(response)
 
-    async def _run(self, prompt: Prompt, client_id: str, on_progress: OnProgress) -> History:
-        address = f"{self.url}/ws?clientId={client_id}"
+    async def _run(self, body: Mapping[str, Any], on_progress: OnProgress) -> History:
+        address = f"{self.url}/ws?clientId={body['client_id']}"
         # No size limit: custom nodes may send large events.
         async with (
             aiohttp.ClientSession(timeout=REQUEST_TIMEOUT) as session,
             session.ws_connect(address, max_msg_size=0) as websocket,
         ):
-            body = {"prompt": prompt, "client_id": client_id}
             async with session.post(f"{self.url}/prompt", json=body) as response:
                 answer = await response.json()
                 if response.status != 200:

@@ -15,5 +15,10 @@ sampler.py     puts guidance on a SAMPLER
 vision.py      the attention of a vision model that looks at the prediction
 presets.py     which recommended settings a MODEL has
 adm.py         OpenAI's pixel models as a MODEL
-files.py       checkpoints and traces on disk
+adm_step.py    what OpenAI's samplers and the rest of a run hand each other
+adm_sampler.py OpenAI's samplers as a SAMPLER
+classifier.py  a classifier of noisy images
+classifier_guidance.py  puts guidance by it on a MODEL or a SAMPLER
+compare.py     several runs of the sampler from inside a node
+files.py       checkpoints, traces and studies on disk
 """

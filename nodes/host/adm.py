@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import comfy.conds
 import comfy.latent_formats
 import comfy.ldm.common_dit
@@ -12,31 +14,34 @@ import comfy.model_sampling
 import comfy.patcher_extension
 import comfy.supported_models_base
 import comfy.utils
+import node_helpers
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ...sag_core.adm.config import ADMConfig
+from ...sag_core.adm.memory import peak_activations
 from ...sag_core.adm.schedule import betas
 from ...sag_core.adm.unet import ADMUNet
+from .adm_step import ADM_STEP
 
 CLASS_LABEL = "class_label"
 """Key of a conditioning entry that holds a class; -1 is the model's null label."""
+LOW_RES = "low_res_image"
+"""Key of a conditioning entry that holds the image an upsampler enlarges, [B, 3, h, w] in [-1, 1]."""
 
 
 def load_model(tensors: dict[str, Tensor], config: ADMConfig):
     """A MODEL of these weights, in the precision the host chooses for its device.
 
     Raises:
-        ValueError: the tensors do not fill the architecture.
+        ValueError: the model takes neither an image alone nor one beside a low-resolution image.
     """
-    if config.in_channels != 3:
-        raise ValueError(f"the checkpoint takes {config.in_channels} channels: it is an upsampler, which needs a "
-                         "low-resolution image. Use a model that takes 3")
+    if config.in_channels != 3 and not config.upsampler:
+        raise ValueError(f"the checkpoint takes {config.in_channels} channels; a model takes 3, or 6 if it is an "
+                         "upsampler")
     load_device = comfy.model_management.get_torch_device()
     model_config = _HostConfig({"config": config})
-    # The host's unit is Stable Diffusion's U-Net, 320 channels wide.
-    model_config.memory_usage_factor = config.model_channels / 320
     dtype = comfy.model_management.unet_dtype(
         device=load_device, model_params=comfy.utils.calculate_parameters(tensors),
         supported_dtypes=model_config.supported_inference_dtypes)
@@ -45,20 +50,19 @@ def load_model(tensors: dict[str, Tensor], config: ADMConfig):
     offload_device = comfy.model_management.unet_offload_device()
     model = _HostModel(model_config)
     patcher = comfy.model_patcher.CoreModelPatcher(model, load_device=load_device, offload_device=offload_device)
-    try:
-        result = model.diffusion_model.load_state_dict(tensors, strict=False, assign=patcher.is_dynamic())
-    except RuntimeError as error:
-        raise ValueError(f"the checkpoint does not fit its architecture: {error}") from error
-    if result.missing_keys or result.unexpected_keys:
-        raise ValueError("the checkpoint does not fit its architecture: "
-                         f"{len(result.missing_keys)} tensors are missing and {len(result.unexpected_keys)} left over, "
-                         f"such as {(result.missing_keys + result.unexpected_keys)[0]!r}")
+    model.diffusion_model.load_state_dict(tensors, assign=patcher.is_dynamic())
     return patcher
 
 
 def class_conditioning(label: int) -> list:
     """A CONDITIONING that holds a class label and no text."""
     return [[torch.zeros(1, 1, 1), {CLASS_LABEL: label}]]
+
+
+def low_res_conditioning(conditioning: list, image: Tensor) -> list:
+    """A CONDITIONING with the image an upsampler enlarges, [B, h, w, C] in [0, 1] as the host has it."""
+    pixels = image[..., :3].movedim(-1, 1) * 2 - 1
+    return node_helpers.conditioning_set_values(conditioning, {LOW_RES: pixels})
 
 
 class _HostUNet(ADMUNet):
@@ -80,9 +84,12 @@ class _HostUNet(ADMUNet):
         side = self.config.downsampling
         # Sizes the levels cannot halve are padded and cropped, as the host does for its own models.
         x = comfy.ldm.common_dit.pad_to_patch_size(x, (side, side))
-        out = super().forward(x, timesteps, y, transformer_options)
+        out = super().forward(x, timesteps, y, transformer_options)[..., :height, :width]
         # The second half of the channels is the learned variance, which the host's samplers do not use.
-        return out[:, :3, :height, :width]
+        step = transformer_options.get(ADM_STEP)
+        if step is not None and self.config.learn_sigma:
+            step.see_variance(out[:, 3:], transformer_options.get("cond_or_uncond", [0]))
+        return out[:, :3]
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, heads: int, transformer_options: dict) -> Tensor:
@@ -97,12 +104,48 @@ class _HostConfig(comfy.supported_models_base.BASE):
 
 
 class _HostModel(comfy.model_base.BaseModel):
+    image_range = (-1.0, 1.0)
+    """Range of clean predictions."""
+
     def __init__(self, model_config: _HostConfig):
         super().__init__(model_config, comfy.model_base.ModelType.EPS, unet_model=_HostUNet)
         self.adm_config: ADMConfig = model_config.unet_config["config"]
         self.model_sampling = _Sampling(self.adm_config)
+        self.peak_activations = peak_activations(self.adm_config)
+
+    def memory_required(self, input_shape, cond_shapes=None):
+        """Bytes of a pass, which decide whether the host evaluates positive and negative at once."""
+        rows, _, *sides = input_shape
+        step = self.adm_config.downsampling
+        area = math.prod(-(-side // step) * step for side in sides)
+        return rows * area * self.peak_activations * comfy.model_management.dtype_size(self.get_dtype_inference())
+
+    def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs):
+        """x0 clamped to the range of pixels, as OpenAI's samplers do; without it high noise levels burn the colours.
+
+        Their samplers clamp what they make of x0 and keep the noise that the model predicts, and so does the pack's
+        own; the host's samplers know no noise but the one that the (clamped) x0 implies.
+        """
+        options = transformer_options or {}
+        denoised = super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        return denoised if ADM_STEP in options else denoised.clamp(*self.image_range)
 
     def extra_conds(self, **kwargs):
+        return self._image(**kwargs) | self._label(**kwargs)
+
+    def _image(self, **kwargs):
+        if not self.adm_config.upsampler:
+            return {}
+        image = kwargs.get(LOW_RES)
+        if image is None:
+            raise ValueError("this model is an upsampler and was given no low-resolution image: positive and negative "
+                             "both need one. Connect a Low-Resolution Image node")
+        noise = kwargs["noise"]
+        image = torch.nn.functional.interpolate(
+            image.to(kwargs["device"], torch.float32).expand(-1, 3, -1, -1), noise.shape[2:], mode="bilinear")
+        return {"c_concat": comfy.conds.CONDNoiseShape(image)}
+
+    def _label(self, **kwargs):
         config = self.adm_config
         if not config.num_classes:
             return {}
@@ -117,22 +160,17 @@ class _HostModel(comfy.model_base.BaseModel):
 
 
 class _Sampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
-    """The noise levels of the model's own training process, of any length, and clean predictions that are images."""
+    """The noise levels of the model's own training process, of any length."""
 
     def __init__(self, config: ADMConfig):
         super().__init__()
         self._register_schedule(given_betas=betas(config))
+        self.training_sigmas = self.sigmas
+        """Noise levels of all timesteps, for samplers that follow the training process."""
         # The cosine schedule ends in levels of up to 20,000, where the host's schedulers would spend their steps. What
-        # lies above the last level of the linear one is noise to any image.
-        self.set_sigmas(self.sigmas[self.sigmas <= 160])
-
-    def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
-        """x0 clamped to the range of pixels, as OpenAI's samplers do; without it high noise levels burn the colours.
-
-        A deviation from the authors' code in small print: there the noise that re-noises the degraded x0 is the one
-        predicted, here the one that the clamped x0 implies, as for everything the host's samplers do.
-        """
-        return super().calculate_denoised(sigma, model_output, model_input).clamp(-1, 1)
+        # lies above the last level of the linear one is noise to any image. The table that finds a level's timestep is
+        # left whole.
+        self.register_buffer("sigmas", self.sigmas[self.sigmas <= 160])
 
     def percent_to_sigma(self, percent: float) -> float:
         if 0.0 < percent < 1.0:

@@ -18,6 +18,7 @@ from comfy.patcher_extension import WrappersMP
 
 from ...sag_core.guidance import SAGSettings
 from ...sag_core.trace import AttentionTrace
+from ..film import Audience
 from .layers import choose_layers, find_layers
 from .run import Run
 from .sample import Layout
@@ -33,6 +34,7 @@ class Patch:
         threshold: above which a token counts as attended to.
         trace: where to record.
         report: called with every note for the user, once a run.
+        audience: called when a run starts, for who watches it; None where nobody does.
     """
 
     settings: SAGSettings | None
@@ -40,6 +42,7 @@ class Patch:
     threshold: float
     trace: AttentionTrace
     report: Callable[[str], None]
+    audience: Callable[[], Audience | None] | None = None
 
     def outer_sample(self, executor, noise: torch.Tensor, latent_image: torch.Tensor, sampler, sigmas: torch.Tensor,
                      denoise_mask=None, callback=None, *args, **kwargs) -> torch.Tensor:
@@ -63,32 +66,33 @@ class Patch:
         return args["denoised"]
 
 
-def guide_model(model, settings: SAGSettings, report: Callable[[str], None]):
+def guide_model(model, settings: SAGSettings, report: Callable[[str], None],
+                audience: Callable[[], Audience | None] | None = None):
     """A clone of a MODEL that is guided, and its trace.
 
     Raises:
         ValueError: the model has no such layer; the message lists those it has.
     """
-    return _patched(model, settings, settings.layer, settings.threshold, report)
+    return _patched(model, Patch(settings, settings.layer, settings.threshold, AttentionTrace(), report, audience))
 
 
-def record_model(model, layer: str, report: Callable[[str], None]):
+def record_model(model, layer: str, report: Callable[[str], None],
+                 audience: Callable[[], Audience | None] | None = None):
     """A clone of a MODEL whose self-attention is recorded and whose output is unchanged, and its trace.
 
     Raises:
         ValueError: the model has no such layer; the message lists those it has.
     """
-    return _patched(model, None, layer, 1.0, report)
+    return _patched(model, Patch(None, layer, 1.0, AttentionTrace(), report, audience))
 
 
-def _patched(model, settings: SAGSettings | None, layer: str, threshold: float, report: Callable[[str], None]):
+def _patched(model, patch: Patch):
     layers = find_layers(model.get_model_object("diffusion_model"))
     if layers:
-        choose_layers(layer, layers)
-    patch = Patch(settings, layer, threshold, AttentionTrace(), report)
+        choose_layers(patch.layer, layers)
     model = model.clone()
     comfy.patcher_extension.add_wrapper_with_key(
         WrappersMP.OUTER_SAMPLE, "sag", patch.outer_sample, model.model_options, is_model_options=True)
-    if settings is not None:
+    if patch.settings is not None:
         model.set_model_sampler_post_cfg_function(patch.post_cfg)
     return model, patch.trace

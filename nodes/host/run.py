@@ -22,12 +22,14 @@ from ...sag_core.guide import Guide
 from ...sag_core.schedule import Interval
 from ...sag_core.strategies import MaskOptions
 from ...sag_core.trace import Recording, Step, fingerprint, levels
+from .adm_step import ADM_STEP
 from .attention import IN_PARTS, Pass
 from .capture import SAG_PASS, Capture
 from .conds import Twins, combine, guided_branch, sizes
 from .evaluation import Evaluation, MainPass, window_of
 from .layers import choose_layers, default_layer, find_layers
 from .sample import Layout
+from .view import open_view
 from .vision import looking_at
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class Run:
         self.wanted = self.asked = False
         self.last_denoised: Tensor | None = None
         self.twins = Twins()
+        self.view = open_view(self, max(len(sigmas) - 1, 0))
 
     def _layers(self) -> dict[str, str]:
         """The chosen layers; `auto` where the model lost them since the node ran, none where it never had any."""
@@ -105,7 +108,9 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind: type | None, *_) -> None:
+        if self.view is not None:
+            self.view.close("finished" if kind is None else kind.__name__)
         self.evaluation = self.last_denoised = self.guidance = None
 
     def install(self, options: dict) -> None:
@@ -165,7 +170,9 @@ class Run:
         outer, self.evaluation = self.evaluation, Evaluation(x)
         try:
             out = executor(x, *args, **kwargs)
-            self._record(self.evaluation)
+            main = self._record(self.evaluation)
+            if self.view is not None:
+                self.view.show(out, main)
         finally:
             self.evaluation = outer
         return out
@@ -230,8 +237,9 @@ class Run:
             return self.layout.picture(out[main.index])
 
         picture = self.layout.picture
+        step = args["model_options"].get("transformer_options", {}).get(ADM_STEP)
         guided = self.guidance(picture(args["denoised"]), picture(x), picture(denoised), args["sigma"], main.sigma,
-                               predict)
+                               predict, clip=None if step is None else step.clip)
         if guided is None:
             return args["denoised"]
         mask = None if guided.mask is None or self.recording.plain else levels(guided.mask[:, 0])

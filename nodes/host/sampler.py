@@ -11,6 +11,7 @@ import torch
 
 from ...sag_core.guidance import SAGSettings
 from ...sag_core.trace import AttentionTrace
+from ..film import Audience
 from .patch import Patch
 from .run import Run
 from .sample import Layout
@@ -21,6 +22,8 @@ class GuidedSampler(comfy.samplers.KSAMPLER):
 
     def __init__(self, sampler: comfy.samplers.KSAMPLER, patch: Patch):
         super().__init__(_Guided(sampler.sampler_function, patch), sampler.extra_options, sampler.inpaint_options)
+        # Whether a run starts from noise alone is for the wrapped sampler to say.
+        self.max_denoise = sampler.max_denoise
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +45,7 @@ class _Guided:
 
     def __call__(self, model, noise: torch.Tensor, sigmas: torch.Tensor, extra_args: dict, callback=None, disable=None,
                  **options) -> torch.Tensor:
-        guider = _guider(model)
+        guider = guider_of(model)
         if guider is None:
             self.patch.tell("another node hides the guider from the sampler, which samples without guidance")
             return self.sampler_function(model, noise, sigmas, extra_args=extra_args, callback=callback,
@@ -72,7 +75,8 @@ class _Guided:
         return samples
 
 
-def guide_sampler(sampler, settings: SAGSettings, report: Callable[[str], None]):
+def guide_sampler(sampler, settings: SAGSettings, report: Callable[[str], None],
+                  audience: Callable[[], Audience | None] | None = None):
     """A SAMPLER that is guided, and its trace.
 
     Raises:
@@ -81,11 +85,11 @@ def guide_sampler(sampler, settings: SAGSettings, report: Callable[[str], None])
     if not isinstance(sampler, comfy.samplers.KSAMPLER):
         raise ValueError(f"the sampler is a {type(sampler).__name__}, which cannot be wrapped; put Self-Attention "
                          "Guidance on the model instead")
-    patch = Patch(settings, settings.layer, settings.threshold, AttentionTrace(), report)
+    patch = Patch(settings, settings.layer, settings.threshold, AttentionTrace(), report, audience)
     return GuidedSampler(sampler, patch), patch.trace
 
 
-def _guider(model):
+def guider_of(model):
     """The guider inside what a sampler is given as its model; None where other nodes have wrapped it out of reach."""
     while model is not None and not hasattr(model, "model_patcher"):
         model = getattr(model, "inner_model", None)

@@ -11,7 +11,7 @@ NOISE_SCHEDULES = ("linear", "cosine")
 _RANGES = {
     "model_channels": (1, 4096), "num_res_blocks": (1, 16), "in_channels": (1, 64), "norm_groups": (1, 256),
     "image_size": (1, 8192), "timesteps": (1, 100_000), "num_classes": (0, 1_000_000), "null_label": (-1, 1_000_000),
-    "num_heads": (0, 1024), "head_channels": (0, 4096),
+    "num_heads": (0, 1024), "head_channels": (0, 4096), "embedding_shift": (0, 1),
 }
 
 
@@ -26,7 +26,7 @@ class ADMConfig:
         attention_downsamples: levels with self-attention, named by their downsampling factor (1, 2, 4, ...).
         num_heads: attention heads in every attention block; 0 means `head_channels` decides.
         head_channels: channels per attention head where `num_heads` is 0.
-        in_channels: image channels; 6 for the upsamplers, which concatenate a low-resolution image.
+        in_channels: image channels, 3; 6 for the upsamplers, which concatenate a low-resolution image.
         learn_sigma: the output has a second half, which interpolates the log-variance.
         num_classes: rows of the label embedding, 0 for an unconditional model.
         null_label: the label that means "no class", -1 for a model that has none.
@@ -35,6 +35,11 @@ class ADMConfig:
         new_attention_order: qkv channels are split into q, k, v first and heads second.
         norm_groups: groups of every normalisation, 32 in all published models. Narrow models need fewer: a group of one
             channel loses that channel's mean, and with it the image's mean colour.
+        norm_eps: added to the variance in every normalisation; 1e-6 in DDPM.
+        embedding_shift: the lowest frequency of the timestep embedding is 10000^-1 with 1 (DDPM), one step of the
+            geometric series short of it with 0.
+        asymmetric_padding: convolutions that halve the resolution are padded at the bottom and the right alone, as in
+            TensorFlow and so in DDPM; otherwise on all sides.
         image_size: side of the training images, in pixels; the model itself accepts other sizes.
         noise_schedule: "linear" (DDPM, arXiv 2006.11239) or "cosine" (IDDPM, arXiv 2102.09672).
         timesteps: length of the training diffusion process.
@@ -58,6 +63,9 @@ class ADMConfig:
     resblock_updown: bool = True
     new_attention_order: bool = False
     norm_groups: int = 32
+    norm_eps: float = 1e-5
+    embedding_shift: int = 0
+    asymmetric_padding: bool = False
     image_size: int = 64
     noise_schedule: str = "linear"
     timesteps: int = 1000
@@ -72,6 +80,10 @@ class ADMConfig:
             raise ValueError(f"channel_mult is {self.channel_mult}; it must be 1 to 8 positive numbers up to 64")
         if not 0 < self.timestep_scale <= 1000:
             raise ValueError(f"timestep_scale is {self.timestep_scale}; it must be a positive number up to 1000")
+        if not 0 < self.norm_eps < 1:
+            raise ValueError(f"norm_eps is {self.norm_eps}; it must be a number between 0 and 1")
+        if self.embedding_shift and self.model_channels < 4:
+            raise ValueError(f"model_channels is {self.model_channels}; with an embedding_shift it must be at least 4")
         if self.noise_schedule not in NOISE_SCHEDULES:
             raise ValueError(f"noise_schedule is {self.noise_schedule!r}; known ones are {', '.join(NOISE_SCHEDULES)}")
         if not -1 <= self.null_label < self.num_classes:
@@ -84,12 +96,18 @@ class ADMConfig:
                 raise ValueError(f"a level of {width} channels cannot be split into {self.norm_groups} norm_groups")
             if width % (self.num_heads or self.head_channels):
                 raise ValueError(f"a level of {width} channels cannot be split into attention heads: "
-                                 f"num_heads {self.num_heads}, head_channels {self.head_channels}")
+                                 f"num_heads {self.num_heads}, head_channels {self.head_channels}; it was trained with "
+                                 "others, which are to be given")
 
     @property
     def out_channels(self) -> int:
         """Channels the network predicts: the noise, and its log-variance where that is learned."""
         return 6 if self.learn_sigma else 3
+
+    @property
+    def upsampler(self) -> bool:
+        """Whether the model is shown a low-resolution image of what it draws, after the noisy one."""
+        return self.in_channels == 6
 
     @property
     def downsampling(self) -> int:

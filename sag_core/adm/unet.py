@@ -26,10 +26,13 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, transformer_options: dict)
     return rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)")
 
 
-def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
-    """Sinusoidal embedding of (fractional) timesteps [B] -> [B, dim], cosines first (DDPM, arXiv 2006.11239)."""
+def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000.0, shift: int = 0) -> Tensor:
+    """Sinusoidal embedding of (fractional) timesteps [B] -> [B, dim], cosines first (DDPM, arXiv 2006.11239).
+
+    With `shift` 1 the frequencies end at 1 / max_period, with 0 just short of it.
+    """
     half = dim // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=timesteps.device) / half)
+    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=timesteps.device) / (half - shift))
     angles = timesteps.float()[:, None] * frequencies
     return F.pad(torch.cat([angles.cos(), angles.sin()], dim=-1), (0, dim % 2))
 
@@ -43,14 +46,15 @@ def _double(x: Tensor) -> Tensor:
 
 
 class Downsample(nn.Module):
-    """Halve the resolution with a strided convolution."""
+    """Halve the resolution with a strided convolution, padded on all sides or at the bottom and the right alone."""
 
-    def __init__(self, channels: int, layers: SimpleNamespace):
+    def __init__(self, channels: int, layers: SimpleNamespace, asymmetric: bool = False):
         super().__init__()
-        self.op = layers.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.asymmetric = asymmetric
+        self.op = layers.Conv2d(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.op(x)
+        return self.op(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
 
 
 class Upsample(nn.Module):
@@ -73,27 +77,30 @@ class ResBlock(nn.Module):
         self.scale_shift_norm = config.scale_shift_norm
         self.resample = resample
         self.in_layers = nn.Sequential(
-            layers.GroupNorm(config.norm_groups, channels), nn.SiLU(),
-            layers.Conv2d(channels, out_channels, 3, padding=1))
+            _norm(channels, config, layers), nn.SiLU(), layers.Conv2d(channels, out_channels, 3, padding=1))
         self.emb_layers = nn.Sequential(
             nn.SiLU(), layers.Linear(emb_channels, out_channels * (2 if self.scale_shift_norm else 1)))
         self.out_layers = nn.Sequential(
-            layers.GroupNorm(config.norm_groups, out_channels), nn.SiLU(), nn.Identity(),
+            _norm(out_channels, config, layers), nn.SiLU(), nn.Identity(),
             layers.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip_connection = (
             nn.Identity() if channels == out_channels else layers.Conv2d(channels, out_channels, 1))
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.in_layers[:-1](x)
+        norm, _, conv = self.in_layers
+        h = F.silu(norm(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
-        h = self.in_layers[-1](h)
-        emb = self.emb_layers(emb)[:, :, None, None]
+        h = conv(h)
+        emb = self.emb_layers[1](F.silu(emb))[:, :, None, None]
+        norm, _, _, conv = self.out_layers
         if self.scale_shift_norm:
             scale, shift = emb.chunk(2, dim=1)
-            h = self.out_layers[1:](self.out_layers[0](h) * (1 + scale) + shift)
+            h = norm(h) * (1 + scale) + shift
         else:
-            h = self.out_layers(h + emb)
+            h = norm(h + emb)
+        h = F.silu(h)
+        h = conv(h)
         return self.skip_connection(x) + h
 
 
@@ -107,7 +114,7 @@ class AttentionBlock(nn.Module):
         order = "three h d" if config.new_attention_order else "h three d"
         self.split = f"b ({order}) n -> three b h n d"
         self.attention = attention
-        self.norm = layers.GroupNorm(config.norm_groups, channels)
+        self.norm = _norm(channels, config, layers)
         self.qkv = layers.Conv1d(channels, channels * 3, 1)
         self.proj_out = layers.Conv1d(channels, channels, 1)
 
@@ -146,7 +153,13 @@ class ADMUNet(nn.Module):
             return AttentionBlock(at_channels, config, layers, attention)
 
         def resampler(at_channels, plain, resample):
-            return res(at_channels, at_channels, resample) if config.resblock_updown else plain(at_channels, layers)
+            return res(at_channels, at_channels, resample) if config.resblock_updown else plain(at_channels)
+
+        def downsample(at_channels):
+            return Downsample(at_channels, layers, config.asymmetric_padding)
+
+        def upsample(at_channels):
+            return Upsample(at_channels, layers)
 
         self.time_embed = nn.Sequential(
             layers.Linear(config.model_channels, emb_channels), nn.SiLU(), layers.Linear(emb_channels, emb_channels))
@@ -165,7 +178,7 @@ class ADMUNet(nn.Module):
                 self.input_blocks.append(nn.ModuleList(block))
                 skips.append(channels)
             if level != levels[-1]:
-                self.input_blocks.append(nn.ModuleList([resampler(channels, Downsample, _halve)]))
+                self.input_blocks.append(nn.ModuleList([resampler(channels, downsample, _halve)]))
                 skips.append(channels)
 
         self.middle_block = nn.ModuleList([res(channels, channels), attend(channels), res(channels, channels)])
@@ -178,26 +191,27 @@ class ADMUNet(nn.Module):
                 if 2 ** level in config.attention_downsamples:
                     block.append(attend(channels))
                 if level and i == config.num_res_blocks:
-                    block.append(resampler(channels, Upsample, _double))
+                    block.append(resampler(channels, upsample, _double))
                 self.output_blocks.append(nn.ModuleList(block))
 
         self.out = nn.Sequential(
-            layers.GroupNorm(config.norm_groups, channels), nn.SiLU(),
-            layers.Conv2d(channels, config.out_channels, 3, padding=1))
+            _norm(channels, config, layers), nn.SiLU(), layers.Conv2d(channels, config.out_channels, 3, padding=1))
 
     def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None,
                 transformer_options: dict | None = None) -> Tensor:
         """Noise prediction for x [B, C, H, W] at timesteps [B] -> [B, out_channels, H, W].
 
         Args:
-            x: noisy image in variance-preserving scale; H and W are multiples of `config.downsampling`.
+            x: noisy image in variance-preserving scale, of an upsampler with the low-resolution one after it in the
+                channels; H and W are multiples of `config.downsampling`.
             timesteps: index into the training process, 0 is the cleanest; may be fractional.
             y: labels [B], for a class-conditional model.
             transformer_options: written to as the blocks run (`block`, `activations_shape`), for observers.
         """
         options = {} if transformer_options is None else transformer_options
         shown = timesteps * self.config.timestep_scale
-        emb = self.time_embed(timestep_embedding(shown, self.config.model_channels).to(x.dtype))
+        emb = timestep_embedding(shown, self.config.model_channels, shift=self.config.embedding_shift)
+        emb = self.time_embed(emb.to(x.dtype))
         if self.config.num_classes:
             emb = emb + self.label_emb(y).to(emb.dtype)
         h, skips = x, []
@@ -208,6 +222,10 @@ class ADMUNet(nn.Module):
         for i, block in enumerate(self.output_blocks):
             h = _run(block, torch.cat([h, skips.pop()], dim=1), emb, options, ("output", i))
         return self.out(h)
+
+
+def _norm(channels: int, config: ADMConfig, layers: SimpleNamespace) -> nn.Module:
+    return layers.GroupNorm(config.norm_groups, channels, eps=config.norm_eps)
 
 
 def _with(layer, **fixed):

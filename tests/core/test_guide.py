@@ -88,6 +88,22 @@ def test_evaluations_between_steps_are_guided_at_their_own_noise_level(normal):
     assert torch.equal(results[1].denoised, expected)
 
 
+def test_what_is_degraded_is_clamped_and_the_noise_stays_the_models_own(normal):
+    """The authors' order: eps from the prediction as it is, x0 clamped, blurred, and noised with that eps."""
+    ((level, x, denoised, base, attn_map),) = evaluations(normal, levels=[4.0])
+    denoised, sigma, network = 3 * denoised, torch.full((2,), 4.0), Network()
+    expected = self_attention_guidance(base, x, denoised, attn_map, sigma, network, SAGSettings(), clip=(-1, 1))
+    eps = (x - denoised) / level
+    mask = (attn_map > 1).repeat_interleave(2, 1).repeat_interleave(2, 2)[:, None]
+    degraded = torch.where(mask, blurred(denoised.clamp(-1, 1), 2.0), denoised.clamp(-1, 1))
+    assert_close(network.seen[0], degraded + level * eps)
+    assert_close(expected, base + 0.5 * (degraded - Network()(degraded + level * eps)))
+    guide = Guide(SAGSettings(), Process.VARIANCE_EXPLODING, EVERYWHERE, SIGMAS)
+    guide.observe(attn_map)
+    assert torch.equal(guide(base, x, denoised, sigma, level, Network(), clip=(-1, 1)).denoised, expected)
+    assert not torch.allclose(guide(base, x, denoised, sigma, level, Network()).denoised, expected)
+
+
 # -- what goes beyond it, restated -----------------------------------------------------------------------------------
 
 

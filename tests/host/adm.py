@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sag_core.adm.config import ADMConfig
+from sag_core.adm.unet import ADMUNet
 from tests.host.graph import call
 from tests.host.models import Tiny
 
@@ -45,22 +48,40 @@ def published_layout(classes: int = CLASSES) -> dict[str, tuple[int, ...]]:
 
 
 def weights(classes: int = CLASSES) -> dict[str, Tensor]:
-    """Random weights that keep activations near 1."""
-    generator = torch.Generator().manual_seed(0)
-    tensors = {}
-    for name, shape in published_layout(classes).items():
-        value = torch.randn(shape, generator=generator)
-        if len(shape) > 1:
-            value *= (2 if "qkv" in name else 1) * value[0].numel() ** -0.5
-        else:
-            value = 0.1 * value + (1 if name.endswith("weight") else 0)
-        tensors[name] = value
-    return tensors
+    """Random weights of that layout."""
+    return random_tensors(published_layout(classes))
 
 
 def load(folder: Path, classes: int = CLASSES, name: str = "tiny.safetensors", metadata: dict | None = None) -> Tiny:
     """The checkpoint, written into the host's folder and loaded by the node, with two class labels as its conds."""
     save_file(weights(classes), folder / name, metadata)
-    (model,) = call("SAGLoadADM", ckpt_name=name)
+    return loaded(name)
+
+
+def loaded(name: str, **inputs) -> Tiny:
+    """A file in the host's folder as the node loads it."""
+    model, _ = call("SAGLoadADM", ckpt_name=name, **inputs)
     conds = [call("SAGClassLabel", label=label)[0] for label in (3, 7)]
     return Tiny(model, torch.zeros(1, 3, 16, 24), *conds)
+
+
+def random_network(**fields) -> dict[str, Tensor]:
+    """A state dict of two narrow levels with attention on the lower one, and what `ADMConfig` says else; no layer is
+    zero."""
+    config = ADMConfig(**({"model_channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "head_channels": 16,
+                           "attention_downsamples": (2,)} | fields))
+    return random_tensors({name: value.shape for name, value in ADMUNet(config, device="meta").state_dict().items()})
+
+
+def random_tensors(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Random weights of these shapes that keep activations near 1, and attention that is far from even."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, shape in shapes.items():
+        value = torch.randn(shape, generator=generator)
+        if len(shape) > 1:
+            value *= (2 if "qkv" in name or ".q." in name or ".k." in name else 1) * value[0].numel() ** -0.5
+        else:
+            value = 0.1 * value + (1 if name.endswith("weight") else 0)
+        tensors[name] = value
+    return tensors

@@ -45,7 +45,7 @@ def test_invariant_8_code_in_a_checkpoint_is_refused_and_not_run(checkpoints, tm
 
 def test_invariant_8_pickle_of_tensors_alone_loads(checkpoints):
     torch.save(adm.weights(), checkpoints / "tensors.pt")
-    (pickled,) = call("SAGLoadADM", ckpt_name="tensors.pt")
+    pickled, _ = call("SAGLoadADM", ckpt_name="tensors.pt")
     tiny = adm.load(checkpoints)
     assert torch.equal(sample(tiny, pickled, steps=1), sample(tiny, steps=1))
 

@@ -32,6 +32,11 @@ SETTINGS = [
     ("rescale_to", "COMBO", {"default": "cfg", "options": ["cfg", "branch"], **ADVANCED}),
     ("projection", "FLOAT", {"default": 0.0, "min": 0, "max": 1, **ADVANCED}),
 ]
+STEP = ("step", "INT", {"default": -1, "min": -1, **ADVANCED})
+VARIED = ["scale", "blur_sigma", "threshold", "layer", "strategy", "blur_kernel", "start_percent", "end_percent",
+          "rescale", "projection"]
+OUTPUT_NODES = {"SAGSaveTrace", "SAGFrequencyAnalysis", "SAGMaskOverlap", "SAGVisualize", "SAGCompareGrid",
+                "SAGABPairs", "SAGABScore"}
 # id: (name, inputs, outputs)
 CONTRACT = {
     "SAGGuidance": ("Self-Attention Guidance (SAG)", [MODEL, *SETTINGS], ["MODEL", "SAG_TRACE"]),
@@ -76,7 +81,59 @@ CONTRACT = {
     "SAGSaveTrace": ("Save Attention Trace", [
         TRACE, LATENT, ("filename_prefix", "STRING", {"default": "sag_trace"})], []),
     "SAGLoadTrace": ("Load Attention Trace", [("trace_name", "COMBO", {})], ["SAG_TRACE", "LATENT"]),
-    "SAGLoadADM": ("Load ADM / IDDPM Checkpoint", [("ckpt_name", "COMBO", {})], ["MODEL"]),
+    "SAGLoadADM": ("Load ADM / IDDPM Checkpoint", [
+        ("ckpt_name", "COMBO", {}),
+        ("noise_schedule", "COMBO", {"default": "auto", "options": ["auto", "linear", "cosine"], **ADVANCED}),
+        ("timesteps", "INT", {"default": 0, "min": 0, **ADVANCED}),
+        ("rescale_timesteps", "COMBO", {"default": "auto", "options": ["auto", "yes", "no"], **ADVANCED}),
+        ("num_heads", "INT", {"default": 0, "min": 0, **ADVANCED}),
+        ("num_head_channels", "INT", {"default": 0, "min": 0, **ADVANCED}),
+        ("attention_order", "COMBO", {
+            "default": "auto", "options": ["auto", "heads first", "q, k, v first"], **ADVANCED}),
+    ], ["MODEL", "STRING"]),
+    "SAGLowResImage": ("Low-Resolution Image", [
+        ("conditioning", "CONDITIONING", {}), ("image", "IMAGE", {})], ["CONDITIONING"]),
+    "SAGLoadClassifier": ("Load Noisy Classifier", [("classifier_name", "COMBO", {})], ["SAG_CLASSIFIER", "STRING"]),
+    "SAGClassifierGuidance": ("Classifier Guidance", [
+        ("classifier", "SAG_CLASSIFIER", {}), ("scale", "FLOAT", {"default": 1.0}),
+        ("labels", "COMBO", {"default": "from conditioning", "options": ["from conditioning", "fixed", "random"]}),
+        ("label", "INT", {"default": 0, "min": 0}), ("seed", "INT", {"default": 0, "min": 0}),
+        ("model", "MODEL", {"optional": True}), ("sampler", "SAMPLER", {"optional": True}),
+    ], ["MODEL", "SAMPLER"]),
+    "SAGFrequencyAnalysis": ("Attention Frequency Analysis", [
+        TRACE, LATENT, ("image", "IMAGE", {}), ("thresholds", "STRING", {"default": "1.0, 1.3"}), STEP,
+    ], ["IMAGE", "STRING", "FLOAT"]),
+    "SAGMaskOverlap": ("Attention Mask Overlap", [
+        TRACE, LATENT, ("mask", "MASK", {}), ("thresholds", "STRING", {"default": "1.0, 1.3"}),
+        ("draws", "INT", {"default": 100, "min": 1, **ADVANCED}), ("seed", "INT", {"default": 0, "min": 0, **ADVANCED}),
+        STEP,
+    ], ["IMAGE", "STRING", "FLOAT", "FLOAT"]),
+    "SAGVisualize": ("Visualize Self-Attention", [
+        TRACE, LATENT, ("image", "IMAGE", {}),
+        ("style", "COMBO", {"options": ["side by side", "film strip", "animation"]}),
+        ("threshold", "FLOAT", {"default": 1.0, "min": 0, "max": 100}), ("mask", "MASK", {"optional": True}), STEP,
+        ("frames", "INT", {"default": 12, "min": 1, **ADVANCED}), ("fps", "FLOAT", {"default": 4.0, **ADVANCED}),
+    ], ["IMAGE"]),
+    "SAGCompareGrid": ("SAG Compare Grid", [
+        MODEL, ("positive", "CONDITIONING", {}), ("negative", "CONDITIONING", {}), ("latent_image", "LATENT", {}),
+        ("vae", "VAE", {}), ("x_setting", "COMBO", {"default": "scale", "options": VARIED}),
+        ("x_values", "STRING", {"default": "0, 0.5, 1, 2"}),
+        ("y_setting", "COMBO", {"default": "none", "options": ["none", *VARIED]}),
+        ("y_values", "STRING", {"default": ""}), ("seed", "INT", {"default": 0, "min": 0, "max": 2**64 - 1}),
+        ("steps", "INT", {"default": 20, "min": 1}), ("cfg", "FLOAT", {"default": 8.0, "min": 0, "max": 100}),
+        ("sampler_name", "COMBO", {}), ("scheduler", "COMBO", {}),
+        ("denoise", "FLOAT", {"default": 1.0, "min": 0, "max": 1}), *SETTINGS,
+        ("difference_to", "COMBO", {"default": "unguided", "options": ["unguided", "first cell"], "optional": True}),
+        ("cell_size", "INT", {"default": 256, "min": 32, **ADVANCED}),
+    ], ["IMAGE", "IMAGE", "IMAGE", "STRING"]),
+    "SAGABPairs": ("Export Blinded Pairs", [
+        ("plain", "IMAGE", {}), ("guided", "IMAGE", {}), ("filename_prefix", "STRING", {"default": "sag_pairs"}),
+        ("seed", "INT", {"default": 0, "min": 0, "max": 2**64 - 1}),
+        ("question", "STRING", {"default": "Which image looks better?", "optional": True}),
+    ], ["STRING", "STRING"]),
+    "SAGABScore": ("Score Blinded Pairs", [
+        ("key", "COMBO", {}), ("answers", "COMBO", {"default": "all to this study"}),
+    ], ["IMAGE", "STRING", "FLOAT", "FLOAT", "FLOAT"]),
     "SAGClassLabel": ("Class Label", [("label", "INT", {"default": 0, "min": -1})], ["CONDITIONING"]),
 }
 
@@ -94,7 +151,7 @@ def test_schema_is_the_contract(node_id):
         assert bool(given.optional) == expected.get("optional", False)
         assert bool(given.as_dict().get("advanced")) == expected.get("advanced", False)
         assert given.tooltip
-    assert schema.description and (schema.is_output_node is True) == (node_id == "SAGSaveTrace")
+    assert schema.description and (schema.is_output_node is True) == (node_id in OUTPUT_NODES)
 
 
 @pytest.mark.parametrize("node_id", CONTRACT)

@@ -11,7 +11,8 @@ from tools.provision import CHECKOUT
 
 PAGES = sorted(path.stem for path in (CHECKOUT / "web" / "docs").glob("*.md"))
 # Pages that explain every input; the others say in a sentence what to connect.
-COMPLETE = ("SAGGuidance", "SAGMaskOptions", "SAGSchedule", "SAGPreset", "SAGMaskPreview")
+COMPLETE = ("SAGGuidance", "SAGMaskOptions", "SAGSchedule", "SAGPreset", "SAGMaskPreview", "SAGFrequencyAnalysis",
+            "SAGMaskOverlap", "SAGVisualize", "SAGCompareGrid", "SAGABPairs", "SAGABScore")
 
 
 def fetch(server, path):

@@ -119,11 +119,19 @@ def test_the_classifier_sees_what_it_was_trained_on(scene_net, tmp_path):
     assert scenes.present() == [0, 1] and len(scenes.get(1)["images"]) == 1
     batch = scenes.get(0)["images"][:7]
     found, exact = scene_net(batch), scene_net.net.features(batch.float() / 127.5 - 1)
-    assert found.pooled.equal(exact) and found.spatial.shape == (7, 128)
+    assert found.pooled.shape == (7, 136) and found.spatial.shape == (7, 128)
+    assert (found.pooled * scene_net.spread + scene_net.mean)[:, -64:].allclose(exact, atol=1e-5)
     assert found.spatial.view(7, 8, 16).mean(2).allclose(exact[:, :8], atol=1e-6)
     assert found.probabilities.allclose(scene_net.net(batch.float() / 127.5 - 1).softmax(1))
     with pytest.raises(ValueError, match=r"images are \(64, 32\)"):
         scene_net(torch.zeros(1, 3, 64, 32, dtype=torch.uint8))
+
+
+def test_every_feature_counts_in_units_of_its_spread_over_scenes(scene_net, tmp_path):
+    store = fresh_scenes(tmp_path / "scenes", 500)
+    pooled = features_of(store.images([0]), scene_net).pooled
+    assert pooled.mean(dim=0).abs().max() < 0.3
+    assert pooled.std(dim=0).sub(1).abs().max() < 0.3
 
 
 def test_a_network_is_named_by_its_weights(scene_net):

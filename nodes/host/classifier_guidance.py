@@ -1,0 +1,194 @@
+"""Guidance by a classifier of noisy images, put on a MODEL or a SAMPLER.
+
+As with self-attention guidance, a model carries a wrapper around sampling and a place among the post-CFG functions,
+which a run fills for itself; nothing of a run is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.model_sampling
+import comfy.patcher_extension
+import comfy.samplers
+import torch
+from comfy.patcher_extension import WrappersMP
+from comfy_execution.graph_utils import ExecutionBlocker
+from torch import Tensor
+
+from ...sag_core.classifier_guidance import guide_denoised
+from .adm import CLASS_LABEL
+from .adm_step import ADM_STEP
+from .classifier import Classifier
+from .sampler import guider_of
+
+LABELS = ("from conditioning", "fixed", "random")
+"""Where the wanted class comes from."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifierGuidance:
+    """Guidance by a classifier, on any number of runs; it keeps nothing of them.
+
+    Args:
+        classifier: what tells how likely the wanted class is.
+        scale: strength, 0 is off.
+        source: where labels come from, one of `LABELS`.
+        label: the class where that is "fixed".
+        seed: of the classes where they are "random", one for each sample of a batch.
+
+    Raises:
+        ValueError: the classifier has no such label.
+    """
+
+    classifier: Classifier
+    scale: float
+    source: str
+    label: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.source not in LABELS:
+            raise ValueError(f"labels is {self.source!r}; it must be one of {', '.join(LABELS)}")
+        if self.source == "fixed":
+            self._check(self.label)
+
+    def outer_sample(self, executor, noise: Tensor, latent_image: Tensor, sampler, sigmas: Tensor, *args,
+                     **kwargs) -> Tensor:
+        """Wrap a whole sampling run (host: WrappersMP.OUTER_SAMPLE)."""
+        guider = executor.class_obj
+        labels = self.begin(guider, noise)
+        with torch.inference_mode(False):
+            comfy.model_management.load_models_gpu([self.classifier.patcher])
+        self.install(guider.model_options, labels)
+        return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+
+    def post_cfg(self, args: dict) -> Tensor:
+        """Holds the place of a run's guidance; without a run it changes nothing."""
+        return args["denoised"]
+
+    def begin(self, guider, noise: Tensor) -> Tensor:
+        """The wanted class of each sample of a run, once it is sure that the classifier can guide it.
+
+        Raises:
+            ValueError: model, size or labels are not the classifier's; the message says what is.
+        """
+        encoder = self.classifier.config.encoder
+        if noise.ndim != 4 or noise.shape[1] != encoder.in_channels:
+            raise ValueError(f"the model samples latents of shape {list(noise.shape[1:])}; this classifier knows "
+                             f"images of {encoder.in_channels} channels. It guides pixel-space models, such as ADM")
+        sampling = guider.model_patcher.get_model_object("model_sampling")
+        if isinstance(sampling, comfy.model_sampling.CONST | comfy.model_sampling.V_PREDICTION_DDPM):
+            raise ValueError("the model's noisy images are not clean ones plus noise (it is a flow model, or works in "
+                             "another scale), and the classifier knows no others. It guides diffusion models, such as "
+                             "ADM")
+        self.classifier.config.check_size(*noise.shape[2:])
+        return self._labels(guider, noise.shape[0])
+
+    def install(self, options: dict, labels: Tensor) -> None:
+        """Enter a run's options, at the place kept among the post-CFG functions, or else last."""
+        chain = options.get("sampler_post_cfg_function", [])
+        if self.post_cfg not in chain:
+            chain = [*chain, self.post_cfg]
+        own = partial(self.guide, labels)
+        options["sampler_post_cfg_function"] = [own if f == self.post_cfg else f for f in chain]
+
+    def guide(self, labels: Tensor, args: dict) -> Tensor:
+        """Post-CFG function: the graph's result so far, guided; the authors' sampler is handed the gradient instead."""
+        denoised, sigma, x = args["denoised"], args["sigma"], args["input"]
+        if self.scale == 0:
+            return denoised
+        sigma = sigma.expand(x.shape[0])
+        preserving = x / (1 + sigma ** 2).sqrt().view(-1, 1, 1, 1)
+        slope = self.classifier.gradient(preserving, sigma, labels, self.scale)
+        step = args["model_options"].get("transformer_options", {}).get(ADM_STEP)
+        if step is None:
+            return guide_denoised(denoised, slope, sigma)
+        step.add_gradient(slope)
+        return denoised
+
+    def _labels(self, guider, rows: int) -> Tensor:
+        if self.source == "random":
+            generator = torch.Generator().manual_seed(self.seed)
+            return torch.randint(self.classifier.config.num_classes, (rows,), generator=generator)
+        label = self.label if self.source == "fixed" else _label_of(getattr(guider, "conds", {}))
+        self._check(label)
+        return torch.full((rows,), label)
+
+    def _check(self, label: int) -> None:
+        count = self.classifier.config.num_classes
+        if not 0 <= label < count:
+            raise ValueError(f"label is {label}; this classifier has labels 0 to {count - 1}")
+
+
+def _label_of(conds: Mapping[str, list]) -> int:
+    """The one class label of a run's positive conditioning."""
+    labels = {cond.get(CLASS_LABEL) for cond in conds.get("positive", [])}
+    if len(labels) != 1 or labels <= {None, -1}:
+        found = "none" if labels <= {None, -1} else f"several: {sorted(map(str, labels))}"
+        raise ValueError(f"the classifier's label is to come from the positive conditioning, which has {found}. "
+                         "Connect one Class Label node to it, or set labels to 'fixed'")
+    return int(labels.pop())
+
+
+def guide_model(model, guidance: ClassifierGuidance):
+    """A clone of a MODEL that is guided by a classifier."""
+    model = model.clone()
+    comfy.patcher_extension.add_wrapper_with_key(
+        WrappersMP.OUTER_SAMPLE, "sag_classifier", guidance.outer_sample, model.model_options, is_model_options=True)
+    model.set_model_sampler_post_cfg_function(guidance.post_cfg)
+    # The host keeps what belongs to a model on the device along with it.
+    others = model.get_additional_models_with_key("sag_classifier")
+    model.set_additional_models("sag_classifier", [*others, guidance.classifier.patcher])
+    return model
+
+
+@dataclass(frozen=True, eq=False)
+class _Guided:
+    """A function that samples, guided by a classifier."""
+
+    sampler_function: object
+    guidance: ClassifierGuidance
+
+    @property
+    def __name__(self) -> str:
+        """What the host's log calls it."""
+        return getattr(self.sampler_function, "__name__", "sampler")
+
+    def __call__(self, model, noise: Tensor, sigmas: Tensor, extra_args: dict, callback=None, disable=None,
+                 **options) -> Tensor:
+        guider = guider_of(model)
+        if guider is None:
+            raise ValueError("another node hides the guider from the sampler; put the classifier's guidance on the "
+                             "model instead")
+        labels = self.guidance.begin(guider, noise)
+        with torch.inference_mode(False):  # together, so that neither makes room for the other
+            comfy.model_management.load_models_gpu([guider.model_patcher, self.guidance.classifier.patcher])
+        model_options = comfy.model_patcher.create_model_options_clone(extra_args["model_options"])
+        self.guidance.install(model_options, labels)
+        return self.sampler_function(model, noise, sigmas, extra_args=extra_args | {"model_options": model_options},
+                                     callback=callback, disable=disable, **options)
+
+
+def guide_sampler(sampler, guidance: ClassifierGuidance):
+    """A SAMPLER that is guided by a classifier, whatever the model.
+
+    Raises:
+        ValueError: the sampler does not consist of a function that could be wrapped.
+    """
+    if not isinstance(sampler, comfy.samplers.KSAMPLER):
+        raise ValueError(f"the sampler is a {type(sampler).__name__}, which cannot be wrapped; put the classifier's "
+                         "guidance on the model instead")
+    guided = comfy.samplers.KSAMPLER(_Guided(sampler.sampler_function, guidance), sampler.extra_options,
+                                     sampler.inpaint_options)
+    guided.max_denoise = sampler.max_denoise  # for the wrapped sampler to say
+    return guided
+
+
+def missing(name: str) -> ExecutionBlocker:
+    """What stands for an output whose input is not connected: the host tells whoever uses it."""
+    return ExecutionBlocker(f"Classifier Guidance has no {name} to give: connect one to its {name} input")

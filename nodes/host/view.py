@@ -1,0 +1,112 @@
+"""What the live view shows of a run, taken while it samples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ...sag_core.trace import Step
+from ..film import Film
+from ..frames import shrink, take
+from .evaluation import MainPass
+from .vision import to_rgb
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+class View:
+    """Shows a run's steps to its audience; what goes wrong here ends the view and never the run.
+
+    Args:
+        run: the run.
+        film: where its pictures go.
+    """
+
+    def __init__(self, run: Run, film: Film):
+        self.run, self.film = run, film
+        self._steps = self._guided = self._skipped = 0
+        self._why: dict[str, int] = {}
+
+    def show(self, denoised: Tensor, main: MainPass | None) -> None:
+        """An evaluation of the model that is over, with the guider's clean prediction."""
+        if self.film is None:
+            return
+        try:
+            self._show(denoised, main)
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            self.run.note(f"the live view stopped: {type(error).__name__}: {error}; sampling goes on")
+            self.close("stopped")
+
+    def close(self, state: str) -> None:
+        """The run is over: `state` is "finished" or says what ended it."""
+        if self.film is not None:
+            self.film.close({"state": state, "steps": self._steps, "guided": self._guided, "skipped": self._skipped,
+                             "why": self._why, "notes": self.run.recording.notes})
+        self.film = None
+
+    def _show(self, denoised: Tensor, main: MainPass | None) -> None:
+        steps = self.run.recording.steps
+        step = steps[-1] if len(steps) > self._steps else None
+        guides = self.run.guidance is not None
+        why = _why(self.run, main, step) if guides else ""
+        if guides:
+            guided = step is not None and step.guided
+            self._guided, self._skipped = self._guided + guided, self._skipped + (not guided)
+            if why:
+                self._why[why] = self._why.get(why, 0) + 1
+        facts = {"step": len(steps) - 1 if step is not None else None, "guided": guides and not why, "why": why,
+                 "sigma": None if main is None else main.sigma, "branch": None if main is None else main.name}
+        self._steps = len(steps)
+        rgb = _picture(self.run, denoised, self.film.audience.side)
+        attn_map, mask = (None, None) if step is None else _planes(self.run, step)
+        self.film.add(take(rgb, attn_map, mask, self.run.layout.size[-2:]), facts)
+
+
+def open_view(run: Run, total: int) -> View | None:
+    """The view of a run that starts; None where nobody watches."""
+    audience = run.patch.audience and run.patch.audience()
+    if audience is None:
+        return None
+    shape = run.layout.shapes[0]
+    return View(run, Film(audience, {
+        "kind": "record" if run.patch.settings is None else "guide", "layer": run.label, "total": total,
+        "batch": shape[0], "video": shape[2] if len(shape) == 5 and shape[2] > 1 else 0,
+        "size": list(shape[-2:]), "notes": list(run.recording.notes)}))
+
+
+def _picture(run: Run, denoised: Tensor, side: int) -> Tensor | None:
+    """The first image, or its middle frame, [h, w, 3] in 0..1; None where the format of the latents has no colours."""
+    latent_format = run.guider.model_patcher.model.latent_format
+    if latent_format.latent_rgb_factors is None:
+        return None
+    picture = _middle(run.layout.picture(denoised)[:1], 2)
+    return to_rgb(shrink(picture, side), latent_format)[0]
+
+
+def _planes(run: Run, step: Step) -> tuple[Tensor, Tensor | None]:
+    """Map and mask of the first image, or of its middle frame, [h, w] each."""
+    attn_map = _middle(step.attn_map[:1], 1)[0]
+    if step.mask is not None:
+        return attn_map, _middle(step.mask[:1], 1)[0]
+    return attn_map, attn_map > run.recording.threshold if run.recording.plain else None
+
+
+def _middle(frames: Tensor, dim: int) -> Tensor:
+    """The middle one of a video's frames; an image as it is."""
+    return frames.select(dim, frames.shape[dim] // 2) if frames.ndim == dim + 3 else frames
+
+
+def _why(run: Run, main: MainPass | None, step: Step | None) -> str:
+    """Why an evaluation went without guidance, in a few words; empty where it was guided."""
+    if step is not None and step.guided:
+        return ""
+    guide = run.guidance
+    if guide.settings.scale == 0:
+        return "scale is 0"
+    if main is None or main.attn_map is None:
+        return "no attention map"
+    if guide.plan(main.sigma) is not None:
+        return "nothing to blur"
+    return "left out by the schedule" if main.sigma in guide.interval else "outside the interval"

@@ -1,0 +1,148 @@
+// The viewer of a run: picture, steps, chart, choices and a line of status; on a node, or large in a dialog.
+import { makeChart } from "./chart.js";
+import { describeRun, describeStep } from "./describe.js";
+import { imageOf, MODES, paint } from "./paint.js";
+
+const FRAMES_PER_SECOND = 6;
+const DEFAULTS = { mode: "overlay", opacity: 0.6 };
+
+/** What a user may choose, from what a workflow holds; anything else falls back to the defaults. */
+export function validChoices(saved) {
+  const mode = Object.hasOwn(MODES, saved?.mode) ? saved.mode : DEFAULTS.mode;
+  const opacity = Number(saved?.opacity ?? DEFAULTS.opacity);
+  return { mode, opacity: opacity >= 0 && opacity <= 1 ? opacity : DEFAULTS.opacity };
+}
+
+const make = (tag, className, properties = {}) => Object.assign(document.createElement(tag), { className, ...properties });
+
+export class Viewer {
+  /**
+   * @param choices () => {mode, opacity} as they are saved
+   * @param onChoice called with choices that changed
+   * @param display () => {colours, pixels, live} from the settings
+   * @param onDouble called when the picture is double clicked
+   */
+  constructor({ choices, onChoice, display, onDouble }) {
+    Object.assign(this, { choices, onChoice, display, runs: [], chosen: null, at: 0, follows: true });
+    this.element = make("div", "sag-view sag-empty");
+    this.canvas = make("canvas", "", { title: "Double click to enlarge" });
+    this.canvas.addEventListener("dblclick", (event) => {
+      event.stopPropagation();
+      onDouble();
+    });
+    const picture = make("div", "sag-picture");
+    picture.append(this.canvas);
+    this.chart = makeChart((index) => this.go(index));
+    this.status = make("div", "sag-status", { role: "status" });
+    this.element.append(picture, this.stepRow(), this.chart.canvas, this.choiceRow(), this.status);
+    // Neither the graph's canvas nor the node is to be dragged, zoomed or edited by what happens here.
+    for (const type of ["pointerdown", "dblclick", "keydown"]) this.element.addEventListener(type, (e) => e.stopPropagation());
+    this.render();
+  }
+
+  stepRow() {
+    const row = make("div", "sag-row");
+    this.play = make("button", "sag-play", { type: "button", textContent: "\u25b6", ariaLabel: "Play the steps" });
+    this.play.addEventListener("click", () => this.togglePlay());
+    this.slider = make("input", "sag-step", { type: "range", min: 0, step: 1, ariaLabel: "Step" });
+    this.slider.addEventListener("input", () => this.go(Number(this.slider.value)));
+    this.stepName = make("span", "sag-step-name");
+    row.append(this.play, this.slider, this.stepName);
+    return row;
+  }
+
+  choiceRow() {
+    const row = make("div", "sag-row");
+    this.mode = make("select", "sag-mode", { ariaLabel: "What is shown" });
+    for (const [value, text] of Object.entries(MODES)) this.mode.append(new Option(text, value));
+    this.mode.addEventListener("change", () => this.choose({ mode: this.mode.value }));
+    const range = { type: "range", min: 0, max: 1, step: 0.05 };
+    this.opacity = make("input", "sag-opacity", { ...range, ariaLabel: "Opacity", title: "Opacity" });
+    this.opacity.addEventListener("input", () => this.choose({ opacity: Number(this.opacity.value) }));
+    this.which = make("select", "sag-run", { ariaLabel: "Which run" });
+    this.which.addEventListener("change", () => {
+      this.chosen = this.runs[Number(this.which.value)];
+      this.go(this.run.frames.length - 1);
+    });
+    row.append(this.mode, this.opacity, this.which);
+    return row;
+  }
+
+  get run() {
+    return this.runs.includes(this.chosen) ? this.chosen : this.runs.at(-1);
+  }
+
+  choose(change) {
+    this.onChoice({ ...validChoices(this.choices()), ...change });
+    this.render();
+  }
+
+  /** Show these runs, the newest unless the user has chosen another. */
+  update(runs) {
+    if (runs.at(-1) !== this.runs.at(-1)) {
+      this.chosen = null;
+      this.follows = true;
+    }
+    this.runs = runs;
+    if (this.follows && this.run) this.at = this.run.frames.length - 1;
+    this.render();
+  }
+
+  /** Go to a step; the last one is followed as the run goes on. */
+  go(index) {
+    const last = (this.run?.frames.length ?? 0) - 1;
+    this.at = Math.min(Math.max(index, 0), Math.max(last, 0));
+    this.follows = this.at >= last;
+    this.render();
+  }
+
+  togglePlay() {
+    this.playing = !this.playing;
+    this.play.textContent = this.playing ? "\u23f8" : "\u25b6";
+    if (!this.playing) return;
+    const advance = () => {
+      const count = this.run?.frames.length ?? 0;
+      if (!this.playing || !count || !this.element.isConnected) {
+        if (this.playing) this.togglePlay();
+        return;
+      }
+      this.go((this.at + 1) % count);
+      setTimeout(advance, 1000 / FRAMES_PER_SECOND);
+    };
+    advance();
+  }
+
+  /** Draw at the next occasion; once, however often it was asked for. */
+  render() {
+    if (this.waits) return;
+    this.waits = true;
+    queueMicrotask(() => {
+      this.waits = false;
+      this.draw();
+    });
+  }
+
+  async draw() {
+    const run = this.run;
+    const { colours, pixels, live } = this.display();
+    this.status.textContent = describeRun(run, live);
+    const frame = run?.frames[this.at];
+    this.element.classList.toggle("sag-empty", !frame);
+    if (!frame) return;
+    const choices = { ...validChoices(this.choices()), colours };
+    Object.assign(this.slider, { max: run.frames.length - 1, value: this.at });
+    this.slider.style.setProperty("--steps", run.frames.length);
+    this.stepName.textContent = describeStep(run, this.at);
+    this.mode.value = choices.mode;
+    this.opacity.value = choices.opacity;
+    this.which.hidden = this.runs.length < 2;
+    if (this.which.options.length !== this.runs.length)
+      this.which.replaceChildren(...this.runs.map((_, i) => new Option(`run ${i + 1} of ${this.runs.length}`, i)));
+    this.which.value = this.runs.indexOf(run);
+    this.chart.draw(run.frames, this.at);
+    const image = await imageOf(frame.image ? frame : run.about);
+    if (frame !== this.run?.frames[this.at]) return; // another is being drawn
+    paint(this.canvas, frame, image, run.about.size ?? [1, 1], choices, pixels);
+    this.element.dataset.drawn = `${this.at} ${choices.mode} ${choices.opacity} ${colours}`;
+  }
+}
