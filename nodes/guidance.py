@@ -1,4 +1,8 @@
-"""Nodes that guide and record: on a model, or on a sampler."""
+"""Nodes that guide and record: on a model, or on a sampler.
+
+They tell their own node what happens in a run, so the host must not take one's output for another's that has the same
+inputs: that is what it means here that they are not idempotent.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,7 @@ class SAGGuidance(io.ComfyNode):
             inputs=[io.Model.Input("model", tooltip=MODEL_TOOLTIP), *settings_inputs()],
             outputs=[io.Model.Output(), Trace.Output(display_name="trace")],
             hidden=[io.Hidden.unique_id],
+            not_idempotent=True,
         )
 
     validate_inputs = classmethod(check_settings)
@@ -54,6 +59,7 @@ class SAGSampler(io.ComfyNode):
             ],
             outputs=[io.Sampler.Output(), Trace.Output(display_name="trace")],
             hidden=[io.Hidden.unique_id],
+            not_idempotent=True,
         )
 
     validate_inputs = classmethod(check_settings)
@@ -78,6 +84,7 @@ class SAGRecordAttention(io.ComfyNode):
             inputs=[io.Model.Input("model", tooltip=MODEL_TOOLTIP), layer_input()],
             outputs=[io.Model.Output(), Trace.Output(display_name="trace")],
             hidden=[io.Hidden.unique_id],
+            not_idempotent=True,
         )
 
     @classmethod

@@ -41,6 +41,7 @@ class SAGMaskPreview(io.ComfyNode):
             ],
             outputs=[io.Image.Output(), io.Mask.Output()],
             hidden=[io.Hidden.unique_id],
+            not_idempotent=True,  # it shows its result on its own node
         )
 
     @classmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -20,9 +22,8 @@ def kid(reference: Tensor, features: Tensor) -> Statistic:
         reference: features of the reference set [M, D].
         features: of the samples [N, D].
     """
+    within = _within(reference)
     reference, features = reference.double(), features.double()
-    within = _total(reference, reference) - _diagonal(reference).sum()
-    within /= len(reference) * (len(reference) - 1)
     own = _diagonal(features)
 
     def statistic(weights: Tensor) -> Tensor:
@@ -38,6 +39,14 @@ def kid(reference: Tensor, features: Tensor) -> Statistic:
     return statistic
 
 
+@lru_cache(maxsize=1)  # by identity: one reference is held against many sets
+def _within(reference: Tensor) -> Tensor:
+    """Mean kernel of all pairs of different samples."""
+    features = reference.double()
+    total = torch.stack([_kernel(rows, features).sum() for rows in features.split(ROWS)]).sum()
+    return (total - _diagonal(features).sum()) / (len(features) * (len(features) - 1))
+
+
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
     return (a @ b.T / a.shape[1] + 1) ** 3
 
@@ -45,6 +54,3 @@ def _kernel(a: Tensor, b: Tensor) -> Tensor:
 def _diagonal(features: Tensor) -> Tensor:
     return (features.square().mean(1) + 1) ** 3
 
-
-def _total(a: Tensor, b: Tensor) -> Tensor:
-    return torch.stack([_kernel(rows, b).sum() for rows in a.split(ROWS)]).sum()

@@ -15,6 +15,7 @@ from benchmarks.host import boot, environment
 from benchmarks.networks import features_of_store
 from benchmarks.paper import page
 from benchmarks.paper.attention import look
+from benchmarks.paper.calibration import calibration_table
 from benchmarks.paper.cost import cost_table
 from benchmarks.paper.draw import ROOT, Artist
 from benchmarks.paper.score import Score, Verdict, judge, score_ways
@@ -75,7 +76,8 @@ def main(given: Sequence[str] | None = None) -> None:
             reference = fresh_scenes(OUTPUT / "fresh-scenes", 4000)
             known = features_of_store(reference, reference.present(), net)
             scores = score_ways(artist, ways, batches, known, net, 20 if args.quick else 200, say)
-            _report(args, artist, tables, scores, batches)
+            seen = calibration_table(known, net, 100 if args.quick else artist.batch * len(batches))
+            _report(args, artist, tables, scores, batches, seen)
 
 
 def _short(table: Table) -> Table:
@@ -85,7 +87,7 @@ def _short(table: Table) -> Table:
 
 
 def _report(args: argparse.Namespace, artist: Artist, tables: Mapping[str, Table], scores: Mapping[str, Score],
-            batches: Sequence[int]) -> None:
+            batches: Sequence[int], calibration: str) -> None:
     found: dict[str, list[Verdict]] = {key: judge(table, scores) for key, table in tables.items()}
     pictures = DOCS / "results" if args.write else OUTPUT / "figures"
     parts = []
@@ -93,6 +95,7 @@ def _report(args: argparse.Namespace, artist: Artist, tables: Mapping[str, Table
         page.save(page.figure(table, scores), pictures / f"{key}.png")
         parts.append(page.section(key, table, scores, found[key], f"results/{key}.png"))
     if not args.tune:
+        parts.append("## What the metric sees\n\n" + calibration)
         seen = look(100 if args.quick else 2000)
         parts.append("## What the model attends to\n\n" + page.attention_section(seen))
         parts.append("## Cost\n\n" + cost_table(artist, 3 if args.quick else 7, say))

@@ -10,7 +10,7 @@ def preset_of(model) -> str:
     base = model.model
     config = getattr(base, "adm_config", None)
     if config is not None:
-        return preset_for_adm(config.image_size, config.num_classes)
+        return preset_for_adm(config)
     if base.latent_format.latent_channels == 3:
         return "other pixel models"
     kinds = {kind.__name__ for kind in type(base).__mro__}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,11 +25,16 @@ SCREENSHOTS = Path(__file__).parent / "screenshots"
 READY = "() => window.app?.extensionManager && window.app.canvas?.graph && window.app.rootGraph"
 
 
+# The host does not sample again what it has sampled.
+_SEEDS = itertools.count(1000)
+
+
 def quickstart(steps: int = 6, images: int = 2, **inputs: object) -> dict:
-    """The quickstart workflow, short; `inputs` are those of its guidance."""
+    """The quickstart workflow, short, each with its own seed; `inputs` are those of its guidance."""
     workflow = json.loads((CHECKOUT / "example_workflows" / "quickstart.json").read_text(encoding="utf-8"))
     values = {node["type"]: node["widgets_values"] for node in workflow["nodes"] if node["type"] != "SaveImage"}
-    values["KSampler"][2], values["EmptyChromaRadianceLatentImage"][2] = steps, images
+    values["KSampler"][0], values["KSampler"][2] = next(_SEEDS), steps
+    values["EmptyChromaRadianceLatentImage"][2] = images
     names = ("scale", "blur_sigma", "threshold", "layer")
     for name, value in inputs.items():
         values["SAGGuidance"][names.index(name)] = value

@@ -148,7 +148,8 @@ def test_a_reload_restores_the_run_from_history_and_a_damaged_file_only_says_so(
 def test_a_wrong_layer_is_answered_with_those_there_are(frontend):
     frontend.load(quickstart(layer="output.99"))
     frontend.queue(end="execution_error")
-    expect(frontend.page.get_by_text("this model has auto").first).to_be_visible()
+    expect(frontend.viewer().locator(".sag-status")).to_contain_text("'output.99'; this model has auto")
+    frontend.look_at("SAGGuidance")
     frontend.screenshot("wrong_layer")
     frontend.page.keyboard.press("Escape")
     frontend.load(quickstart())
@@ -178,6 +179,16 @@ def test_a_run_without_steps_says_so(frontend):
     frontend.set_widget("SAGGuidance", "scale", 1.25)
     assert not frames_of(frontend.queue())
     expect(frontend.viewer().locator(".sag-status")).to_contain_text("No step was sampled")
+
+
+def test_a_result_from_the_cache_says_so(frontend):
+    workflow = quickstart()
+    frontend.load(workflow)
+    assert frames_of(frontend.queue())
+    frontend.load(workflow)  # another tab, with an id of its own
+    assert not frames_of(frontend.queue())
+    expect(frontend.viewer().locator(".sag-status")).to_contain_text("kept from an earlier run")
+    expect(frontend.viewer("SAGMaskPreview").locator(".sag-status")).to_contain_text("kept from an earlier run")
 
 
 def test_settings(frontend):
@@ -230,7 +241,6 @@ def test_the_other_renderer(frontend):
     try:
         frontend.load(quickstart())
         frontend.page.wait_for_selector('[data-node-id] .sag-view[data-node-type="SAGGuidance"]')
-        frontend.set_widget("KSampler", "seed", 6)
         assert frames_of(frontend.queue())
         frontend.wait_drawn("5 ")
         frontend.look_at("SAGGuidance")
@@ -264,11 +274,34 @@ def test_inside_a_subgraph(frontend):
     frontend.page.evaluate("window.app.canvas.setGraph(window.app.rootGraph)")
 
 
+def test_two_passes_of_one_prompt_are_two_runs(frontend):
+    frontend.load(quickstart())
+    frontend.page.evaluate("""() => {
+        const graph = window.app.rootGraph, of = (type) => graph.nodes.find((node) => node.type === type);
+        const first = of('KSampler'), second = window.LiteGraph.createNode('KSampler');
+        graph.add(second);
+        first.inputs.forEach((input, slot) => {
+            const link = input.link && graph.getLink(input.link);
+            if (link && input.name !== 'latent_image')
+                graph.getNodeById(link.origin_id).connect(link.origin_slot, second, slot);
+        });
+        first.connect(0, second, first.inputs.findIndex((input) => input.name === 'latent_image'));
+        second.connect(0, of('VAEDecode'), 0);
+        for (const [name, value] of [['steps', 3], ['denoise', 0.5], ['cfg', 1]])
+            second.widgets.find((widget) => widget.name === name).value = value;
+    }""")
+    assert [frame["step"] for frame in frames_of(frontend.queue())] == [*range(6), *range(3)]
+    frontend.wait_drawn("2 ")
+    which = frontend.viewer().locator(".sag-run")
+    expect(which.locator("option:checked")).to_have_text("run 2 of 2")
+    which.select_option("run 1 of 2")
+    frontend.wait_drawn("5 ")
+
+
 def test_only_the_browser_that_queued_is_told(frontend, context, server):
     other = Frontend(context.new_page(), server.url)
     other.open()
     frontend.load(quickstart())
-    frontend.set_widget("KSampler", "seed", 8)
     assert frames_of(frontend.queue())
     assert not other.page.evaluate("window.heard")
     other.page.close()

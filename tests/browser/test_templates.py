@@ -34,10 +34,10 @@ def converted(frontend):
 
 @pytest.fixture(scope="module", autouse=True)
 def models_are_there(server, shared):
-    """Of those that examples ask for, the names, which the page learns when it is loaded."""
+    """Of those that examples ask for, the names; the page asks for the lists again, as on pressing R."""
     for name in EXAMPLES:
         put_empty_files(server, name)
-    shared.open()
+    shared.page.evaluate("() => window.app.refreshComboInNodes()")
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -119,3 +119,10 @@ def test_the_template_and_its_thumbnail_are_served(server, name):
         picture = answer.read()
     image = Image.open(io.BytesIO(picture))
     assert image.format == "JPEG" and len(picture) < 100_000 and max(image.size) <= 1200
+
+
+def test_the_blueprint_is_offered(server):
+    (path,) = (CHECKOUT / "subgraphs").glob("*.json")
+    found = [entry["info"]["node_pack"] for entry in server.get_json("/global_subgraphs").values()
+             if entry["name"] == path.stem]
+    assert found == [f"custom_nodes.{CHECKOUT.name}"]

@@ -3,11 +3,13 @@
 from PIL import Image
 
 from sag_core.presets import PRESETS
-from tools.figure import BAR, HEADING_HEIGHT, bars, chain, columns, enlarge, stack
+from tools.diagram import WIDTH, diagram
+from tools.figure import BAR, BOX, HEADING_HEIGHT, MARKED, bars, chain, columns, enlarge, stack
 from tools.graph import Graph
-from tools.pictures import EXAMPLE_ROWS, PICTURES
+from tools.pictures import PICTURES
 from tools.provision import CHECKOUT
 from tools.sheet import GAP
+from tools.thumbnails import DIAGRAMS, RUNS
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -19,7 +21,7 @@ def flat(color, size=(20, 10)):
 def test_every_help_page_and_every_example_has_a_picture():
     assert set(PICTURES) == {path.stem for path in (CHECKOUT / "web" / "docs").glob("*.md")}
     assert set(PICTURES) == {path.stem for path in (CHECKOUT / "web" / "docs" / "pictures").iterdir()}
-    assert set(EXAMPLE_ROWS) == {path.stem for path in (CHECKOUT / "example_workflows").glob("*.json")}
+    assert {*DIAGRAMS, *RUNS} == {path.stem for path in (CHECKOUT / "example_workflows").glob("*.json")}
 
 
 def test_the_page_of_presets_lists_them_as_they_are():
@@ -68,3 +70,15 @@ def test_enlarged_pixels_are_squares_and_stacks_are_as_wide_as_the_widest():
 
 def test_a_chain_is_as_wide_as_asked():
     assert chain(["a", "b", "c"], "b", 300).width == 300
+
+
+def test_a_diagram_has_every_node_where_it_is_and_marks_those_of_the_pack():
+    def node(number, kind, x):
+        return {"id": number, "type": kind, "title": "", "pos": [x, 30], "size": [200, 370]}
+
+    workflow = {"nodes": [node(1, "Loader", 0), node(2, "SAGGuidance", 400), node(3, "MarkdownNote", -900)],
+                "links": [[1, 1, 0, 2, 0, "MODEL"]], "groups": []}
+    picture = diagram(workflow, "title")
+    assert picture.width == WIDTH
+    row = [picture.getpixel((x, picture.height // 2)) for x in (200, WIDTH // 2, 1000)]
+    assert row[0] == BOX and row[2] == MARKED and row[1] not in (BOX, MARKED)

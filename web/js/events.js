@@ -1,11 +1,12 @@
 // What the server tells while it runs.
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
-import { everyNode, shownId, workflowId } from "./graph.js";
+import { everyNode, shownId, VIEWED, workflowId } from "./graph.js";
 import { addFrame, addNote, endRun, loadRun, runsOf, sayInstead, startRun } from "./runs.js";
 import { forget, isLive, tell } from "./settings.js";
 
-const SAMPLED = ["SAGGuidance", "SAGRecordAttention", "SAGSampler"];
+const SAMPLED = VIEWED.filter((type) => type !== "SAGMaskPreview");
+const CACHED = "This result was kept from an earlier run, so nothing was sampled; another seed samples again.";
 const NOTHING_SAMPLED = "No step was sampled: the sampler had none to take, or does not use this node's output.";
 
 /** Start listening. */
@@ -13,6 +14,7 @@ export function listen() {
   api.addEventListener("sag.live", ({ detail }) => heard(detail));
   api.addEventListener("status", () => tell());
   for (const type of ["reconnecting", "reconnected"]) api.addEventListener(type, () => forget());
+  api.addEventListener("execution_error", ({ detail }) => failed(detail));
   watchForRunsWithoutSteps();
   tell();
 }
@@ -29,13 +31,25 @@ function heard({ kind, workflow, prompt, node, ...data }) {
   }
 }
 
-/** A sampler without steps tells nobody: say so on nodes that were executed and not sampled with. */
+/** Why one of these nodes refused its inputs, on the node itself. */
+function failed({ node_id: node, prompt_id: prompt, exception_message: message }) {
+  const id = shownId(node);
+  const viewed = [...everyNode()].some(([other, { comfyClass }]) => other === id && VIEWED.includes(comfyClass));
+  if (viewed && message) sayInstead(workflowId(), id, prompt, message.trim());
+}
+
+/** A sampler without steps tells nobody, nor does a result from the cache: say so on nodes that would show nothing. */
 function watchForRunsWithoutSteps() {
   let workflow = "";
   let executed = new Set();
+  let cached = new Set();
   api.addEventListener("execution_start", () => {
     workflow = workflowId();
     executed = new Set();
+    cached = new Set();
+  });
+  api.addEventListener("execution_cached", ({ detail }) => {
+    cached = new Set((detail?.nodes ?? []).map(shownId));
   });
   api.addEventListener("executing", ({ detail }) => {
     const node = typeof detail === "object" ? detail?.node : detail;
@@ -44,9 +58,11 @@ function watchForRunsWithoutSteps() {
   api.addEventListener("execution_success", ({ detail }) => {
     if (workflow !== workflowId() || !isLive()) return;
     for (const [id, node] of everyNode()) {
-      const sampled = runsOf(workflow, id).some((run) => run.prompt === detail.prompt_id);
-      if (SAMPLED.includes(node.comfyClass) && executed.has(id) && !sampled)
+      const runs = runsOf(workflow, id);
+      if (SAMPLED.includes(node.comfyClass) && executed.has(id) && !runs.some((run) => run.prompt === detail.prompt_id))
         sayInstead(workflow, id, detail.prompt_id, NOTHING_SAMPLED);
+      else if (VIEWED.includes(node.comfyClass) && cached.has(id) && !runs.length)
+        sayInstead(workflow, id, detail.prompt_id, CACHED);
     }
   });
 }

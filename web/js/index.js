@@ -1,5 +1,6 @@
 // Self-Attention Guidance: what the model attends to, on the nodes that use it, while it samples and afterwards.
 import { app } from "../../../scripts/app.js";
+import { describeRun } from "./describe.js";
 import { listen } from "./events.js";
 import { everyNode, idsOf, VIEWED, workflowId } from "./graph.js";
 import { openLarge } from "./large.js";
@@ -7,10 +8,12 @@ import { onRuns, restoreRuns, runsOf } from "./runs.js";
 import { colourMap, isLive, onSettings, settings, viewSize } from "./settings.js";
 import { Viewer } from "./viewer.js";
 
-// Heights on a node, in graph units: of the status alone, and of everything.
-const CLOSED = 40;
+// Sizes on a node, in graph units: of everything, and of lines and letters where there is only a text.
 const OPEN = 330;
 const WIDE = 260;
+const LINE = 15;
+const LETTER = 5.6;
+const MOST_LINES = 6;
 const viewers = new WeakMap(); // node -> Viewer
 
 function attach(node) {
@@ -25,30 +28,33 @@ function attach(node) {
   });
   viewer.element.dataset.nodeType = node.comfyClass;
   viewers.set(node, viewer);
-  const height = () => (viewer.run?.frames.length ? OPEN : CLOSED);
+  viewer.height = () => {
+    if (viewer.run?.frames.length) return OPEN;
+    const lines = Math.ceil((describeRun(viewer.run, isLive()).length * LETTER) / (Math.max(node.size[0], WIDE) - 20));
+    return 25 + LINE * Math.min(lines, MOST_LINES);
+  };
   const widget = node.addDOMWidget("sag_view", "SAG_VIEW", viewer.element, {
     serialize: false, // not part of the prompt
     hideOnZoom: false,
-    getMinHeight: height,
-    getMaxHeight: () => (viewer.run?.frames.length ? undefined : CLOSED),
+    getMinHeight: viewer.height,
+    getMaxHeight: () => (viewer.run?.frames.length ? undefined : viewer.height()),
   });
   widget.serialize = false; // nor of the workflow
 }
 
-/** Show what is known of a node's runs; the node grows when it shows its first. */
+/** Show what is known of a node's runs; the node grows where it has more to show than before. */
 function refresh(node) {
   const viewer = viewers.get(node);
   if (!viewer) return;
   const workflow = workflowId();
   const ids = idsOf(node);
   const all = ids.map((id) => runsOf(workflow, id)).filter((runs) => runs.length);
-  const before = viewer.run?.frames.length;
+  const before = viewer.height();
   const [runs = []] = all.sort((a, b) => b.at(-1).at - a.at(-1).at); // of one subgraph used several times, the last
   viewer.update([...runs]);
   viewer.large?.update([...runs]);
-  const opened = Boolean(viewer.run?.frames.length);
-  viewer.element.style.minHeight = `${(opened ? OPEN : CLOSED) - 20}px`;
-  if (opened && !before) {
+  viewer.element.style.minHeight = `${viewer.height() - 20}px`;
+  if (viewer.height() > before) {
     const [width, height] = node.computeSize();
     node.setSize([Math.max(node.size[0], width, WIDE), Math.max(node.size[1], height)]);
   }

@@ -19,11 +19,11 @@ export const viewSize = () => (SIZES.includes(Number(get(SIZE, 256))) ? Number(g
 export const colourMap = () => get(COLOURS, COLOUR_MAPS[0]);
 export const onSettings = (listener) => changed.addEventListener("change", listener);
 
-const notify = () => changed.dispatchEvent(new Event("change"));
-const tellAndNotify = () => {
+// The frontend calls this before the new value can be read.
+const notify = () => setTimeout(() => {
   tell();
-  notify();
-};
+  changed.dispatchEvent(new Event("change"));
+});
 
 /** For registerExtension; shown under "Self-Attention Guidance". */
 export const settings = [
@@ -45,7 +45,7 @@ export const settings = [
     type: "combo",
     options: SIZES.map((size) => ({ text: String(size), value: size })),
     defaultValue: 256,
-    onChange: tellAndNotify,
+    onChange: notify,
   },
   {
     id: ENABLED,
@@ -54,15 +54,16 @@ export const settings = [
     tooltip: "On the nodes that guide and record. Off, nothing is prepared and nothing is sent.",
     type: "boolean",
     defaultValue: true,
-    onChange: tellAndNotify,
+    onChange: notify,
   },
 ];
 
+const wanted = () => [api.clientId, isLive() ? viewSize() : 0];
+
 /** Ask the server to show this connection its runs; again whenever the connection or the wish is another. */
 export async function tell() {
-  const client = api.clientId;
-  const side = isLive() ? viewSize() : 0;
-  const wish = `${client} ${side}`;
+  const [client, side] = wanted();
+  const wish = wanted().join(" ");
   if (!client || told === wish) return;
   told = wish;
   knows = null;
@@ -80,7 +81,7 @@ export async function tell() {
 }
 
 /** Whether the server knows what this browser wants. */
-export const isTold = () => told !== null && knows === told;
+export const isTold = () => knows === wanted().join(" ");
 
 /** The connection was lost, and with it what the server had been told. */
 export function forget() {

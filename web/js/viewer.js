@@ -112,14 +112,20 @@ export class Viewer {
     advance();
   }
 
-  /** Draw at the next occasion; once, however often it was asked for. */
-  render() {
-    if (this.waits) return;
-    this.waits = true;
-    queueMicrotask(() => {
-      this.waits = false;
-      this.draw();
-    });
+  /** Draw soon; what is asked for meanwhile is drawn once, afterwards. */
+  async render() {
+    this.stale = true;
+    if (this.drawing) return;
+    this.drawing = true;
+    await null; // the caller may have more to change
+    try {
+      while (this.stale) {
+        this.stale = false;
+        await this.draw();
+      }
+    } finally {
+      this.drawing = false;
+    }
   }
 
   async draw() {
@@ -141,8 +147,7 @@ export class Viewer {
     this.which.value = this.runs.indexOf(run);
     this.chart.draw(run.frames, this.at);
     const image = await imageOf(frame.image ? frame : run.about);
-    if (frame !== this.run?.frames[this.at]) return; // another is being drawn
     paint(this.canvas, frame, image, run.about.size ?? [1, 1], choices, pixels);
-    this.element.dataset.drawn = `${this.at} ${choices.mode} ${choices.opacity} ${colours}`;
+    this.element.dataset.drawn = `${run.frames.indexOf(frame)} ${choices.mode} ${choices.opacity} ${colours}`;
   }
 }
