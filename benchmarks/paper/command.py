@@ -50,7 +50,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     if args.write and (args.quick or set(args.tables) != set(TABLES)):
         parser.error("--write needs the full run of all tables")
     if args.quick:
-        args.batch, args.batches = 16, 1
+        args.batch, args.batches = 8, 1
     return args
 
 
@@ -98,7 +98,7 @@ def _report(args: argparse.Namespace, artist: Artist, tables: Mapping[str, Table
         parts.append("## What the metric sees\n\n" + calibration)
         seen = look(100 if args.quick else 2000)
         parts.append("## What the model attends to\n\n" + page.attention_section(seen))
-        parts.append("## Cost\n\n" + cost_table(artist, 3 if args.quick else 7, say))
+        parts.append("## Cost\n\n" + cost_table(artist, 1 if args.quick else 7, say))
     count = artist.batch * len(batches)
     text = "\n\n".join([f"{environment('cpu')}\n\n{count} samples of every way.", page.summary(found, tables), *parts])
     print(text)
