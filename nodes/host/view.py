@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...sag_core.trace import Step
 from ..film import Film
-from ..frames import shrink, take
+from ..frames import shrink, take, thin
 from .evaluation import MainPass
 from .vision import to_rgb
 
@@ -61,6 +61,7 @@ class View:
         self._steps = len(steps)
         rgb = _picture(self.run, denoised, self.film.audience.side)
         attn_map, mask = (None, None) if step is None else _planes(self.run, step)
+        mask = None if mask is None else thin(mask, self.film.audience.side)
         self.film.add(take(rgb, attn_map, mask, self.run.layout.size[-2:]), facts)
 
 

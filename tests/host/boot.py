@@ -33,6 +33,9 @@ def boot(tree: Path, base: Path) -> None:
     import comfy.cli_args  # noqa: F401, reads the arguments
 
     sys.argv = arguments
+    # As main.py does, before `nodes`, which puts comfy/ with its own utils in front of the host's.
+    import utils.extra_config  # noqa: F401
+
     import comfy.utils
     import folder_paths
 

@@ -209,6 +209,12 @@ def test_a_map_may_hang_over_the_edge(tokens, pixels, extent):
     assert shot.extent == pytest.approx((extent, extent))
 
 
+def test_a_large_mask_is_thinned():
+    mask = torch.arange(30).reshape(5, 6)
+    assert torch.equal(pack_module("frames").thin(mask, 3), mask[::2, ::2])
+    assert torch.equal(pack_module("frames").thin(mask, 6), mask)
+
+
 def test_a_recording_is_shown_again():
     tiny, watcher = models.sd15(), Watcher()
     model, trace = guided(tiny.model, None)
