@@ -96,7 +96,7 @@ def _report(args: argparse.Namespace, artist: Artist, tables: Mapping[str, Table
         parts.append(page.section(key, table, scores, found[key], f"results/{key}.png"))
     if not args.tune:
         parts.append("## What the metric sees\n\n" + calibration)
-        seen = look(100 if args.quick else 2000)
+        seen = look(100 if args.quick else 1000)
         parts.append("## What the model attends to\n\n" + page.attention_section(seen))
         parts.append("## Cost\n\n" + cost_table(artist, 1 if args.quick else 7, say))
     count = artist.batch * len(batches)

@@ -9,6 +9,7 @@ unmute.py      makes attention that drops the host's options pass them on
 conds.py       which branch is guided, and how the maps of its conds are put together
 evaluation.py  one evaluation of the model, with or without context windows
 sample.py      the picture in what the sampler works on
+process.py     how noise and clean samples make a noisy one
 run.py         one sampling run: capture, guidance, trace
 patch.py       puts guidance or recording on a MODEL
 sampler.py     puts guidance on a SAMPLER

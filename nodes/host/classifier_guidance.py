@@ -12,7 +12,6 @@ from functools import partial
 
 import comfy.model_management
 import comfy.model_patcher
-import comfy.model_sampling
 import comfy.patcher_extension
 import comfy.samplers
 import torch
@@ -21,9 +20,11 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
 from ...sag_core.classifier_guidance import guide_denoised
+from ...sag_core.degrade import Process
 from .adm import CLASS_LABEL
 from .adm_step import ADM_STEP
 from .classifier import Classifier
+from .process import process_of
 from .sampler import guider_of
 
 LABELS = ("from conditioning", "fixed", "random")
@@ -82,7 +83,7 @@ class ClassifierGuidance:
             raise ValueError(f"the model samples latents of shape {list(noise.shape[1:])}; this classifier knows "
                              f"images of {encoder.in_channels} channels. It guides pixel-space models, such as ADM")
         sampling = guider.model_patcher.get_model_object("model_sampling")
-        if isinstance(sampling, comfy.model_sampling.CONST | comfy.model_sampling.V_PREDICTION_DDPM):
+        if process_of(sampling) is not Process.VARIANCE_EXPLODING:
             raise ValueError("the model's noisy images are not clean ones plus noise (it is a flow model, or works in "
                              "another scale), and the classifier knows no others. It guides diffusion models, such as "
                              "ADM")

@@ -11,13 +11,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import comfy.model_management
-import comfy.model_sampling
 import comfy.patcher_extension
 import comfy.samplers
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...sag_core.degrade import Process
 from ...sag_core.guide import Guide
 from ...sag_core.schedule import Interval
 from ...sag_core.strategies import MaskOptions
@@ -28,6 +26,7 @@ from .capture import SAG_PASS, Capture
 from .conds import Twins, combine, guided_branch, sizes
 from .evaluation import Evaluation, MainPass, window_of
 from .layers import choose_layers, default_layer, find_layers
+from .process import process_of
 from .sample import Layout
 from .view import open_view
 from .vision import looking_at
@@ -72,16 +71,11 @@ class Run:
         if settings is None:
             return None
         sampling = self.guider.model_patcher.get_model_object("model_sampling")
-        process = Process.VARIANCE_EXPLODING
-        if isinstance(sampling, comfy.model_sampling.CONST):
-            process = Process.FLOW_MATCHING
-        elif isinstance(sampling, comfy.model_sampling.V_PREDICTION_DDPM):
-            process = Process.VARIANCE_PRESERVING
         schedule = settings.schedule
         percent = schedule.percent or (settings.start_percent, settings.end_percent)
         interval = schedule.interval or Interval(*map(sampling.percent_to_sigma, percent))
         settings = replace(settings, mask=self._seeing(settings.mask))
-        return Guide(settings, process, interval, sigmas)
+        return Guide(settings, process_of(sampling), interval, sigmas)
 
     def _seeing(self, mask: MaskOptions) -> MaskOptions:
         """Mask options whose vision model can look at this model's clean predictions; without one, as they are."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -33,9 +34,8 @@ def boot(tree: Path, base: Path) -> None:
     import comfy.cli_args  # noqa: F401, reads the arguments
 
     sys.argv = arguments
-    # As main.py does, before `nodes`, which puts comfy/ with its own utils in front of the host's.
-    import utils.extra_config  # noqa: F401
-
+    # As main.py does, and before `nodes`, which puts comfy/, where there is another `utils`, in front of the tree.
+    importlib.import_module("utils.extra_config")
     import comfy.utils
     import folder_paths
 

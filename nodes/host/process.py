@@ -1,0 +1,19 @@
+"""How a model's noisy samples are made of clean ones."""
+
+from __future__ import annotations
+
+import comfy.model_sampling
+
+from ...sag_core.degrade import Process
+
+# ComfyUI older than 0.24 has no model that works in this scale, and no name for it.
+_DDPM = getattr(comfy.model_sampling, "V_PREDICTION_DDPM", None)
+
+
+def process_of(sampling) -> Process:
+    """The noise process of a model, by its `model_sampling`."""
+    if isinstance(sampling, comfy.model_sampling.CONST):
+        return Process.FLOW_MATCHING
+    if _DDPM is not None and isinstance(sampling, _DDPM):
+        return Process.VARIANCE_PRESERVING
+    return Process.VARIANCE_EXPLODING
