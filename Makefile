@@ -3,7 +3,7 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: help demo test lint provision train train-classifier docs pictures bench bench-quality paper clean
+.PHONY: help demo test test-hosts test-package lint provision train train-classifier docs pictures bench bench-quality paper clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.* ## /  make \1\t/p' Makefile
@@ -13,6 +13,12 @@ demo: ## Make pictures without and with Self-Attention Guidance, into demo_outpu
 
 test: ## Lint, then all tests against a real ComfyUI; ARGS="tests/core -k mask" passes on to pytest
 	@$(PYTHON) -m tools.check test $(ARGS)
+
+test-hosts: ## Test on several versions of ComfyUI; ARGS="--hosts 0.18.2,0.24.0 tests/host" chooses
+	@$(PYTHON) -m tools.hosts $(ARGS)
+
+test-package: ## Pack the pack as the registry does, then install and remove it as ComfyUI-Manager does
+	@$(PYTHON) -m tools.check pytest tests/install $(ARGS)
 
 lint: ## Lint alone
 	@$(PYTHON) -m tools.check lint

@@ -7,7 +7,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -93,9 +93,24 @@ def install_other_host(comfyui: str, shared: Path, directory: Path, say: Say) ->
     """
     log = directory / "install.log"
     tree, python = _unpack_host(SDISTS[comfyui], directory, log, say)
-    (site_packages(python) / "shared.pth").write_text(f"{shared}\n", encoding="utf-8")
+    _lean_on(shared, python)
     with _phase(say, f"Installing the requirements of ComfyUI {comfyui} (0.2 GB)"):
         _pip([python, "-m", "pip", "install", *TORCH, "-r", tree / "requirements.txt"], log, say)
+
+
+def install_venv(directory: Path, packages: Sequence[str], say: Say, shared: Path | None = None) -> None:
+    """Fill `directory` with a venv/ that holds `packages`, after which come those of `shared`, if given."""
+    log, python = directory / "install.log", venv_python(directory / "venv")
+    with _phase(say, f"Installing {' '.join(packages)}"):
+        _make_venv(directory / "venv", log, say)
+        if shared is not None:
+            _lean_on(shared, python)
+        _pip([python, "-m", "pip", "install", *packages], log, say)
+
+
+def _lean_on(shared: Path, python: Path) -> None:
+    """Let a venv see the packages of `shared`, a directory of site-packages, behind its own."""
+    (site_packages(python) / "shared.pth").write_text(f"{shared}\n", encoding="utf-8")
 
 
 def site_packages(python: Path) -> Path:

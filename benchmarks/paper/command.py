@@ -42,7 +42,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tables", default=",".join(TABLES), help=f"some of {', '.join(TABLES)}")
     parser.add_argument("--batches", type=int, default=len(SEEDS), help="of every way")
     parser.add_argument("--batch", type=int, default=32, help="samples of a batch")
-    parser.add_argument("--write", action="store_true", help="write docs/results.md and its figures")
+    parser.add_argument("--write", action="store_true", help="write it into docs/results.md, with its figures")
     args = parser.parse_args(given)
     args.tables = args.tables.split(",")
     if unknown := set(args.tables) - set(TABLES):
@@ -99,8 +99,8 @@ def _report(args: argparse.Namespace, artist: Artist, tables: Mapping[str, Table
         seen = look(100 if args.quick else 1000)
         parts.append("## What the model attends to\n\n" + page.attention_section(seen))
         parts.append("## Cost\n\n" + cost_table(artist, 1 if args.quick else 7, say))
-    count = artist.batch * len(batches)
-    text = "\n\n".join([f"{environment('cpu')}\n\n{count} samples of every way.", page.summary(found, tables), *parts])
+    count, overview = artist.batch * len(batches), [] if args.tune else [page.summary(found, tables)]
+    text = "\n\n".join([f"{environment('cpu')}\n\n{count} samples of every way.", *overview, *parts])
     print(text)
     if args.write:
-        write(DOCS / "results.md", "results", text)
+        write(DOCS / "results.md", "tuning" if args.tune else "results", text)
