@@ -14,7 +14,7 @@ from tools.prompt import find_node, with_input
 from tools.provision import CHECKOUT
 
 KEPT = "sag_live"
-STEPS = 12
+STEPS, IMAGES = 12, 32
 
 
 def frames_of(heard, node=None):
@@ -29,7 +29,8 @@ def test_the_template_shows_its_mask_while_it_samples(frontend):
     frontend.open(f"?template=quickstart&source={CHECKOUT.name}")
     frontend.page.wait_for_function("() => window.app.rootGraph.nodes.some((node) => node.type === 'SAGGuidance')")
     frontend.set_widget("KSampler", "steps", STEPS)
-    frontend.set_widget("EmptyChromaRadianceLatentImage", "batch_size", 2)
+    # Steps that take long enough to be drawn one by one, also where the browser shares a core with the sampler.
+    frontend.set_widget("EmptyChromaRadianceLatentImage", "batch_size", IMAGES)
     frontend.page.evaluate("""() => {
         window.drawn = [];
         new MutationObserver((changes) => changes.forEach(({ target }) => {
@@ -45,7 +46,7 @@ def test_the_template_shows_its_mask_while_it_samples(frontend):
     assert len(set(during)) >= 2 and during == sorted(during)
     frontend.wait_drawn(f"{STEPS - 1} ")
     expect(frontend.viewer().locator(".sag-status")).to_have_text(
-        f"input.3 \u00b7 16x16 tokens \u00b7 cond \u00b7 {STEPS} guided, 0 skipped \u00b7 image 1 of 2")
+        f"input.3 \u00b7 16x16 tokens \u00b7 cond \u00b7 {STEPS} guided, 0 skipped \u00b7 image 1 of {IMAGES}")
     frontend.wait_drawn(f"{STEPS - 1} ", "SAGMaskPreview")
     frontend.look_at("SAGGuidance", "KSampler", "SAGMaskPreview")
     frontend.screenshot("after_a_run")
