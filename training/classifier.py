@@ -90,7 +90,7 @@ def main() -> None:
         with torch.autocast(x.device.type, torch.bfloat16):
             logits = model(x, t)
         loss = F.cross_entropy(logits.float(), label)
-        return loss, float(loss)
+        return loss, loss.item()
 
     recipe = {key: getattr(args, key) for key in ("batch", "lr", "decay", "ema", "weight_decay", "seed", "steps")}
     weights, shown = train(model, loss_of, args, recipe, args.weight_decay)

@@ -74,7 +74,7 @@ def main() -> None:
 
     def loss_of(step: int) -> tuple[torch.Tensor, float]:
         loss, simple = objective(predict, *batch(step, args))
-        return loss, float(simple)
+        return loss, simple.item()
 
     recipe = {key: getattr(args, key) for key in ("batch", "lr", "decay", "ema", "null", "seed", "steps")}
     weights, shown = train(model, loss_of, args, recipe)

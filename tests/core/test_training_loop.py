@@ -27,7 +27,7 @@ def trained(args, stop_at=None):
             raise KeyboardInterrupt
         x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
         loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
-        return loss, float(loss)
+        return loss, loss.item()
 
     return train(model, loss_of, args, {"lr": args.lr}, weight_decay=0.1)
 
