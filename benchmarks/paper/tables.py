@@ -134,6 +134,9 @@ TABLES = {
     "strategies-strong": Table(
         "Masking strategies, at twice the scale", "the masking ablation",
         {"none": NONE, **_strategies(scale=2 * BASE["scale"])}, claims=_order()),
+    "strategies-16": Table(
+        "Masking strategies, by a 16 x 16 layer of the decoder (output.2)", "the masking ablation",
+        {"none": NONE, **_strategies(layer="output.2")}, claims=_order()),
     "threshold": Table(
         "Threshold", "the threshold ablation",
         {"0 (global)": sag(mask={"strategy": "global"}), **_curve("threshold", (0.5, 1.0, 1.3))},

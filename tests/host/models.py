@@ -56,6 +56,9 @@ def _fill(network: torch.nn.Module) -> None:
         else:
             value = 0.1 * value + (1 if name.endswith("weight") else 0)
         weight.data.copy_(value)
+    for name, buffer in network.named_buffers():
+        if name.endswith("pos_embed"):  # what a checkpoint brings; until then it is whatever was in memory
+            buffer.copy_(torch.randn(buffer.shape, generator=generator) * 0.5)
 
 
 TWO_LEVELS = {
