@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.features import FEATURES, scene_net
-from benchmarks.host import boot, call, environment
+from benchmarks.host import boot, call, environment, first_option
 from benchmarks.metrics.frechet import Moments, frechet_distance
 from benchmarks.plot import Point, scatter
 from benchmarks.report import write
@@ -91,8 +91,8 @@ def features_of(setting: Setting, seeds: int, net, model) -> tuple[Tensor, int]:
 
 def gather(batches: range, say) -> dict[str, dict]:
     """Features [N, 64] and network calls by setting; what earlier runs have drawn is read, not drawn again."""
-    net = scene_net(RESULTS, say)
-    embedded = _embedded()
+    net = scene_net(say)
+    embedded = call("SAGLoadADM", ckpt_name=first_option("SAGLoadADM"))[0]
     found = {name: {"features": [], "calls": 0} for name in SETTINGS}
     for seeds in batches:  # a set of seeds for every setting, so that stopping early leaves a fair table
         for name, setting in SETTINGS.items():
@@ -107,13 +107,6 @@ def gather(batches: range, say) -> dict[str, dict]:
             found[name]["features"].append(torch.tensor(kept["features"]))
             found[name]["calls"] = kept["calls"]
     return found
-
-
-def _embedded():
-    import nodes
-
-    (name, *_) = nodes.NODE_CLASS_MAPPINGS["SAGLoadADM"].define_schema().inputs[0].options
-    return call("SAGLoadADM", ckpt_name=name)[0]
 
 
 def report(found: dict[str, dict], net, resamples: int = 200) -> tuple[str, list[Point]]:
@@ -161,7 +154,7 @@ def main() -> None:
         print(text, file=sys.stderr, flush=True)
 
     found = gather(range(args.first, args.batches), say)
-    text, points = report(found, scene_net(RESULTS))
+    text, points = report(found, scene_net())
     print(text)
     figure = scatter(points, "extra model passes, % of those without guidance", "FID (lower is better), 90 % bands")
     figure.save(RESULTS / "cost_quality.png")

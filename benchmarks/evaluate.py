@@ -20,7 +20,6 @@ from benchmarks.shards import barrier, group
 from benchmarks.store import DESCRIPTION, SampleStore
 
 OUTPUT = Path(__file__).resolve().parent / "output"
-NET = OUTPUT / "cost_quality"  # where the benchmark of that name trains and keeps it
 SCENES = "scenes:"
 
 
@@ -109,9 +108,9 @@ def run(args: argparse.Namespace, rank: int) -> None:
         net = InceptionFeatures(args.inception, args.device)
     else:
         if rank == 0:
-            scene_net(NET, say)
+            scene_net(say)
         barrier()
-        net = SceneFeatures(scene_net(NET, say))
+        net = SceneFeatures(scene_net(say))
     reference, *samples = (features(place, net, say) for place in (args.reference, *args.samples))
     if rank:
         return

@@ -18,6 +18,7 @@ FEATURES = 64
 SPATIAL = 8
 LAYERS = 6  # of a stage: two convolutions, each with its norm and activation
 STEPS, BATCH = 1500, 64
+KEPT = Path(__file__).resolve().parent / "output" / "networks"
 
 
 class SceneNet(nn.Module):
@@ -47,9 +48,9 @@ class SceneNet(nn.Module):
         return self.head(self.features(images))
 
 
-def scene_net(folder: Path, say=print) -> SceneNet:
-    """The classifier, trained on scenes that no benchmark uses, or as `folder` keeps it."""
-    path, net = folder / f"scene-net-{STEPS}.safetensors", SceneNet()
+def scene_net(say=print) -> SceneNet:
+    """The classifier, trained on scenes that no benchmark uses; kept, and trained once for all benchmarks."""
+    path, net = KEPT / f"scene-net-{STEPS}.safetensors", SceneNet()
     if path.exists():
         net.load_state_dict(load_file(path))
         return net.eval().requires_grad_(False)
@@ -69,7 +70,7 @@ def scene_net(folder: Path, say=print) -> SceneNet:
     net.eval().requires_grad_(False)
     scenes = draw(512, torch.Generator().manual_seed(2_000_000))
     say(f"it names {(net(scenes.image).argmax(1) == scenes.label).float().mean():.1%} of new shapes")
-    folder.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_file(net.state_dict(), path)
     return net
 

@@ -60,6 +60,13 @@ def call(node_id: str, **inputs) -> tuple:
     return getattr(node(), node.FUNCTION)(**inputs)
 
 
+def first_option(node_id: str) -> str:
+    """The first of a loader's files, which is the one that comes with this pack."""
+    import nodes
+
+    return nodes.NODE_CLASS_MAPPINGS[node_id].define_schema().inputs[0].options[0]
+
+
 def pack_module(name: str):
     """A module of the pack's `nodes/`, as the host has loaded it."""
     import nodes

@@ -16,7 +16,7 @@ from benchmarks.paper.draw import MODEL
 from sag_core.adm.checkpoint import load_checkpoint
 from sag_core.adm.schedule import betas
 from sag_core.adm.unet import ADMUNet, sdpa
-from sag_core.analysis import detail_gain, iou, log_spectra, on_grid, overlap
+from sag_core.analysis import detail_gain, log_spectra, on_grid, overlap
 from sag_core.attention import column_mass
 from sag_core.masks import to_grid
 from training.scenes import Scenes, draw
@@ -89,7 +89,7 @@ def _seen(layer: str, attn_map: Tensor, threshold: float, scenes: Scenes, seed: 
     mask, objects = (attn_map > threshold).float(), on_grid(scenes.mask[:, 0], grid)
     met = overlap(mask, objects, DRAWS, seed)
     detail = detail_gain(log_spectra((scenes.image + 1) / 2, grid), mask)
-    return Seen(layer, grid, threshold, iou(mask, objects), met.random.mean(dim=0), detail)
+    return Seen(layer, grid, threshold, met.iou, met.random.mean(dim=0), detail)
 
 
 def _joined(parts: list[Seen]) -> Seen:

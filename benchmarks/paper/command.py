@@ -58,9 +58,9 @@ def main(given: Sequence[str] | None = None) -> None:
     args = arguments(given)
     with group() as (rank, _):
         if rank == 0:
-            scene_net(OUTPUT, say)
+            scene_net(say)
         barrier()
-        net = SceneFeatures(scene_net(OUTPUT))
+        net = SceneFeatures(scene_net())
         boot("cpu", Path(tempfile.mkdtemp()))
         artist = Artist(args.batch, OUTPUT / ("quick" if args.quick else "samples"))
         batches = list(TUNING_SEEDS if args.tune else range(args.batches))
@@ -93,7 +93,7 @@ def _report(args: argparse.Namespace, artist: Artist, tables: Mapping[str, Table
     parts = []
     for key, table in tables.items():
         page.save(page.figure(table, scores), pictures / f"{key}.png")
-        parts.append(page.section(key, table, scores, found[key], f"results/{key}.png"))
+        parts.append(page.section(table, scores, found[key], f"results/{key}.png"))
     if not args.tune:
         parts.append("## What the metric sees\n\n" + calibration)
         seen = look(100 if args.quick else 1000)

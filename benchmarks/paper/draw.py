@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.host import call
+from benchmarks.host import call, first_option
 from benchmarks.paper.ways import Way
 from benchmarks.store import SampleStore, fill
 from training.scenes import SHAPES
@@ -29,7 +29,7 @@ class Artist:
 
     def __init__(self, batch: int, folder: Path):
         self.batch, self.folder = batch, folder
-        self.model = call("SAGLoadADM", ckpt_name=_first_option("SAGLoadADM"))[0]
+        self.model = call("SAGLoadADM", ckpt_name=first_option("SAGLoadADM"))[0]
         # A third faster on a CPU; the host does as much with --force-channels-last.
         self.model.model.diffusion_model.to(memory_format=torch.channels_last)
         self._classifier = None
@@ -78,7 +78,7 @@ class Artist:
             model = call("SAGGuidance", model=model, **way.guidance, **more)[0]
         if way.classifier:
             if self._classifier is None:
-                self._classifier = call("SAGLoadClassifier", classifier_name=_first_option("SAGLoadClassifier"))[0]
+                self._classifier = call("SAGLoadClassifier", classifier_name=first_option("SAGLoadClassifier"))[0]
             model = call("SAGClassifierGuidance", model=model, classifier=self._classifier, scale=way.classifier,
                          labels="fixed", label=label, seed=0)[0]
         return model
@@ -91,10 +91,3 @@ def to_bytes(images: Tensor) -> Tensor:
 
 def _digest(path: Path) -> str:
     return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
-
-
-def _first_option(node_id: str) -> str:
-    """The embedded file, which the pack's loaders list first."""
-    import nodes
-
-    return nodes.NODE_CLASS_MAPPINGS[node_id].define_schema().inputs[0].options[0]

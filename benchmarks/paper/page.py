@@ -17,7 +17,7 @@ from benchmarks.report import table as markdown
 COLUMNS = {"FID": 2, "sFID": 2, "KID": 4, "IS": 2, "precision": 3, "recall": 3, "accuracy": 3}
 
 
-def section(key: str, table: Table, scores: Mapping[str, Score], verdicts: Sequence[Verdict], figure: str) -> str:
+def section(table: Table, scores: Mapping[str, Score], verdicts: Sequence[Verdict], figure: str) -> str:
     """A table of the page."""
     source = f"*The paper: {table.source}.*" if table.source else ""
     parts = [f"## {table.title}", source, rows(table, scores), f"![{table.title}]({figure})",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from ...sag_core.adm.diffusion import SamplerSettings, Transition, ancestral_step, ddim_step, transitions
 from ...sag_core.adm.respacing import space_timesteps
 from .adm_step import ADM_STEP, ADMStep
+from .patch import tell
 from .sampler import guider_of
 
 
@@ -32,11 +32,6 @@ class _Plan:
     settings: SamplerSettings
     report: Callable[[str], None]
     noisiest: float
-
-    def tell(self, text: str) -> None:
-        """Tell the user something, in the log and on the node."""
-        logging.warning("SAG: %s", text)
-        self.report(text)
 
 
 class _Sampler(comfy.samplers.KSAMPLER):
@@ -99,8 +94,8 @@ def sample_adm(model, x: Tensor, sigmas: Tensor, extra_args: dict | None = None,
             seen.gradient = seen.gradient * mask  # what is kept of an image is not the classifier's to change
         if variance == "learned" and seen.log_variance_fraction is None:
             variance = "large"
-            plan.tell("the model's variance was not seen for the whole image at once; the process's own (large) is "
-                      "used instead")
+            tell(plan.report, "the model's variance was not seen for the whole image at once; the process's own "
+                              "(large) is used instead")
         noise = None
         if run[i].sigma_next > 0 and (variance is not None or settings.eta > 0):
             noise = noise_sampler(sigmas[i], sigmas[i + 1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import comfy.model_management
 import comfy.model_patcher
@@ -36,9 +37,13 @@ class Classifier:
     def gradient(self, x: Tensor, sigma: Tensor, labels: Tensor, scale: float) -> Tensor:
         """scale * grad log p(labels | x) by the variance-preserving x [B, C, H, W], at noise levels [B]."""
         device = self.patcher.load_device
-        timesteps = NoiseLevels(self.config.encoder).timestep(sigma)
+        timesteps = self._levels.timestep(sigma)
         slope = classifier_gradient(self._classify, x.to(device), timesteps.to(device), labels.to(device), scale)
         return slope.to(x.device)
+
+    @cached_property
+    def _levels(self) -> NoiseLevels:
+        return NoiseLevels(self.config.encoder)
 
     def _classify(self, x: Tensor, timesteps: Tensor) -> Tensor:
         network = self.patcher.model

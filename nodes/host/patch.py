@@ -58,12 +58,17 @@ class Patch:
 
     def tell(self, text: str) -> None:
         """Tell the user something, in the log and on the node."""
-        logging.warning("SAG: %s", text)
-        self.report(text)
+        tell(self.report, text)
 
     def post_cfg(self, args: dict) -> torch.Tensor:
         """Holds the place of the run's guidance; without a run it changes nothing."""
         return args["denoised"]
+
+
+def tell(report: Callable[[str], None], text: str) -> None:
+    """Tell the user something in the log, and on the node by its `report`."""
+    logging.warning("SAG: %s", text)
+    report(text)
 
 
 def guide_model(model, settings: SAGSettings, report: Callable[[str], None],

@@ -39,6 +39,7 @@ _DECODER = re.compile(r"output_blocks\.(\d{1,3})\.(\d)\.(.*)")
 # Where training scripts keep the network among other things, the averaged weights first.
 _WRAPPERS = ("ema_state_dict", "model_ema", "ema", "state_dict", "model_state_dict", "model")
 
+
 def load_checkpoint(path: Path, overrides: Overrides | None = None) -> tuple[dict[str, Tensor], ADMConfig]:
     """The tensors and configuration of a checkpoint: .safetensors, or a .pt that is read without running code.
 

@@ -20,6 +20,7 @@ _REQUIRED = ("time_embed.0.weight", "input_blocks.0.0.weight", "input_blocks.1.0
 # Sizes of the released classifiers by their multipliers, for those whose pooling does not fix it.
 _IMAGE_SIZE = {(1, 2, 3, 4): 64, (1, 1, 2, 3, 4): 128, (1, 1, 2, 2, 4, 4): 256, (0.5, 1, 1, 2, 2, 4, 4): 512}
 
+
 def load_classifier(path: Path) -> tuple[dict[str, Tensor], ClassifierConfig]:
     """The tensors and configuration of a classifier: .safetensors, or a .pt that is read without running code.
 

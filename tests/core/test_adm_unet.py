@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from sag_core.adm.config import ADMConfig
 from sag_core.adm.unet import ADMUNet, sdpa, timestep_embedding
 from tests.core.adm_reference import Published
+from tests.core.random_weights import randomised
 
 SMALL = {"model_channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "attention_downsamples": (2,),
          "head_channels": 16}
@@ -23,12 +24,7 @@ SMALL = {"model_channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "att
 def unet(dtype=torch.float64, attention=sdpa, **fields):
     """A small U-Net with random parameters, norms and biases included."""
     model = ADMUNet(ADMConfig(**(SMALL | fields)), attention=attention, dtype=dtype)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        fan_in = parameter[0].numel() if parameter.ndim > 1 else 4
-        parameter.data = (noise / math.sqrt(fan_in) + (parameter.ndim == 1)).to(dtype)
-    return model.requires_grad_(False)
+    return randomised(model)
 
 
 TIMESTEPS = torch.tensor([17.0, 250.5])

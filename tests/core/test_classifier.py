@@ -16,6 +16,7 @@ from sag_core.adm.classifier_config import POOLS, ClassifierConfig
 from sag_core.adm.config import ADMConfig
 from sag_core.adm.unet import ADMUNet
 from tests.core.adm_reference import Published, half, same, silu
+from tests.core.random_weights import randomised
 
 CLASSES = 7
 
@@ -29,12 +30,7 @@ def configuration(pool="attention", **fields) -> ClassifierConfig:
 def classifier(config: ClassifierConfig, dtype=torch.float64) -> ADMClassifier:
     """With random parameters, norms and biases included."""
     model = ADMClassifier(config, dtype=dtype)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        fan_in = parameter[0].numel() if parameter.ndim > 1 else 4
-        parameter.data = (noise / math.sqrt(fan_in) + (parameter.ndim == 1)).to(dtype)
-    return model.requires_grad_(False)
+    return randomised(model)
 
 
 class PublishedClassifier(Published):

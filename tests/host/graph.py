@@ -53,6 +53,20 @@ def sample_guider(tiny: Tiny, model, guider, steps: int = 2, seed: int = 1) -> t
     return out["samples"], denoised["samples"]
 
 
+def by_model_and_by_sampler(tiny: Tiny, scale: float = 0.5, blur_sigma: float = 1.5, threshold: float = 1.0, **inputs):
+    """SamplerCustom, guided on the model and guided on the sampler: both samples, and the trace of the latter."""
+    settings = {"scale": scale, "blur_sigma": blur_sigma, "threshold": threshold, **inputs}
+    guided, _ = guide(tiny.model, **settings)
+    (plain,) = call("KSamplerSelect", sampler_name="euler")
+    sampler, trace = call("SAGSampler", sampler=plain, **settings)
+    (sigmas,) = call("BasicScheduler", model=tiny.model, scheduler="simple", steps=2, denoise=1.0)
+    samples = [call("SamplerCustom", model=model, add_noise=True, noise_seed=1, cfg=3.0, positive=tiny.positive,
+                    negative=tiny.negative, sampler=used, sigmas=sigmas,
+                    latent_image={"samples": tiny.latent})[0]["samples"]
+               for model, used in ((guided, plain), (tiny.model, sampler))]
+    return *samples, trace
+
+
 def only(trace):
     """The latest recording of a trace."""
     return trace.recordings[-1]

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from sag_core.trace import AttentionTrace
 from tests.host import families, models
-from tests.host.graph import call, guide, maps, only, sample
+from tests.host.graph import by_model_and_by_sampler, call, guide, maps, only, sample
 from tests.host.observe import assert_unchanged, network_calls
 
 FAMILIES = {"U-Net": lambda: models.sd15().sized(8, 12), "DiT": lambda: models.flux().sized(8, 12)}
@@ -147,14 +147,7 @@ def test_decay_is_a_running_average_of_the_maps(tiny):
 def test_strategies_act_on_samplers_as_on_models(build, strategy):
     tiny = build()
     chosen = options(strategy, softness=0.3)
-    guided, _ = guide(tiny.model, mask_options=chosen)
-    (plain,) = call("KSamplerSelect", sampler_name="euler")
-    sampler, trace = call("SAGSampler", sampler=plain, scale=0.5, blur_sigma=1.5, threshold=1.0, mask_options=chosen)
-    (sigmas,) = call("BasicScheduler", model=tiny.model, scheduler="simple", steps=2, denoise=1.0)
-    out = [call("SamplerCustom", model=model, add_noise=True, noise_seed=1, cfg=3.0, positive=tiny.positive,
-                negative=tiny.negative, sampler=used, sigmas=sigmas,
-                latent_image={"samples": tiny.latent})[0]["samples"]
-           for model, used in ((guided, plain), (tiny.model, sampler))]
+    *out, trace = by_model_and_by_sampler(tiny, mask_options=chosen)
     assert torch.equal(*out)
     assert [step.guided for step in only(trace).steps] == [True, True]
 

@@ -13,7 +13,7 @@ import torch
 from torch.testing import assert_close
 
 from tests.host import adm, families, models
-from tests.host.graph import call, guide, maps, only, sample
+from tests.host.graph import by_model_and_by_sampler, call, guide, maps, only, sample
 from tests.host.observe import network_calls, new_tensors
 
 SIDE, PATCH = 56, 14  # 4 x 4 tokens
@@ -216,14 +216,7 @@ def test_runs_repeat_and_take_one_extra_pass(dinov2):
 def test_a_guided_sampler_looks_as_well(dinov2):
     tiny = models.sd15().sized(8, 12)
     options = dino(dinov2)
-    (plain,) = call("KSamplerSelect", sampler_name="euler")
-    sampler, trace = call("SAGSampler", sampler=plain, scale=0.5, blur_sigma=1.5, threshold=1.0, mask_options=options)
-    guided, _ = guide(tiny.model, mask_options=options)
-    (sigmas,) = call("BasicScheduler", model=tiny.model, scheduler="simple", steps=2, denoise=1.0)
-    out = [call("SamplerCustom", model=model, add_noise=True, noise_seed=1, cfg=3.0, positive=tiny.positive,
-                negative=tiny.negative, sampler=used, sigmas=sigmas,
-                latent_image={"samples": tiny.latent})[0]["samples"]
-           for model, used in ((guided, plain), (tiny.model, sampler))]
+    *out, trace = by_model_and_by_sampler(tiny, mask_options=options)
     assert torch.equal(*out)
     assert not only(trace).notes
 
