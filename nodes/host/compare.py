@@ -15,6 +15,8 @@ from .sample import picture_of
 
 SAMPLERS = list(comfy.samplers.KSampler.SAMPLERS)
 SCHEDULERS = list(comfy.samplers.KSampler.SCHEDULERS)
+# What an empty latent says of its scale; older hosts know less of it, in their latents and of what they take.
+RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +49,8 @@ class Series:
         """The LATENT of the next run, the same as the host's KSampler makes."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         told, latent = self._sampling, dict(self._sampling.latent_image)
-        samples = comfy.sample.fix_empty_latent_channels(
-            model, latent["samples"], latent.pop("downscale_ratio_spacial", None),
-            latent.pop("downscale_ratio_temporal", None))
+        ratios = {name: latent.pop(name) for name in RATIOS if name in latent}
+        samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], **ratios)
         noise = comfy.sample.prepare_noise(samples, told.seed, latent.get("batch_index"))
         samples = comfy.sample.sample(
             model, noise, told.steps, told.cfg, told.sampler_name, told.scheduler, told.positive, told.negative,

@@ -15,8 +15,10 @@ from types import SimpleNamespace
 import comfy.ldm.lightricks.symmetric_patchifier as lightricks
 import comfy.nested_tensor
 import comfy.supported_models
+import comfyui_version
 import pytest
 import torch
+from comfy.ldm.chroma_radiance.model import ChromaRadianceParams
 from torch import Tensor, nn
 
 from tests.host import models
@@ -94,6 +96,20 @@ def noise(*shape: int, seed: int = 3) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def since(version: str, family: Family) -> Family:
+    """The family, of which tests are skipped on older hosts than this."""
+    def build() -> Tiny:
+        if _numbers(comfyui_version.__version__) < _numbers(version):
+            pytest.skip(f"ComfyUI {comfyui_version.__version__} samples this otherwise")
+        return family.build()
+
+    return replace(family, build=build)
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]
+
+
 def made(config, unet: dict, prompt: dict | None = None, negative: dict | None = None,
          finish: Callable[[nn.Module], object] | None = None, **changes) -> Callable[[], Tiny]:
     """A builder of a model.
@@ -148,7 +164,9 @@ CHROMA = {
 RADIANCE = CHROMA | {
     "image_model": "chroma_radiance", "in_channels": 3, "out_channels": 3, "patch_size": 16, "nerf_hidden_size": 16,
     "nerf_mlp_ratio": 2, "nerf_depth": 1, "nerf_max_freqs": 4, "nerf_tile_size": 512, "nerf_final_head_type": "conv",
-    "nerf_embedder_dtype": torch.float32, "use_x0": False, "use_sequential_txt_ids": False}
+    "nerf_embedder_dtype": torch.float32, "use_x0": False}
+if "use_sequential_txt_ids" in ChromaRadianceParams.__dataclass_fields__:  # not in older hosts
+    RADIANCE["use_sequential_txt_ids"] = False
 SD3 = {
     "in_channels": 16, "patch_size": 2, "depth": 3, "input_size": None, "adm_in_channels": 32, "num_patches": 36864,
     "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 16, "out_features": 192}},
@@ -384,20 +402,20 @@ IMAGE_MODELS = {
     **{f"Flux.1 Kontext, {method}": Family(
         made(supported.Flux, FLUX, {**POOLED, **REFERENCES, "reference_latents_method": method}), 16, *IMAGE,
         *DOUBLE_SINGLE) for method in ("index", "uxo")},
-    "Flux.2": Family(made(supported.Flux2, FLUX2), 128, *FINE, *DOUBLE_SINGLE),
+    "Flux.2": Family(made(supported.Flux2, FLUX2, POOLED), 128, *FINE, *DOUBLE_SINGLE),
     "Flux.2 with references": Family(
-        made(supported.Flux2, FLUX2, {"reference_latents": [noise(1, 128, 3, 2), noise(1, 128, 2, 2)]},
+        made(supported.Flux2, FLUX2, {**POOLED, "reference_latents": [noise(1, 128, 3, 2), noise(1, 128, 2, 2)]},
              {"tokens": 5}), 128, *FINE, *DOUBLE_SINGLE),
     # The host adds neither a guidance nor a pooled text to the second timestep.
     "Flux.2 klein with references, index_timestep_zero": Family(
-        made(supported.Flux2, FLUX2, {"reference_latents": [noise(1, 128, 3, 2), noise(1, 128, 2, 2)],
+        made(supported.Flux2, FLUX2, {**POOLED, "reference_latents": [noise(1, 128, 3, 2), noise(1, 128, 2, 2)],
                                       "reference_latents_method": "index_timestep_zero"}, guidance_embed=False), 128,
         *FINE, *DOUBLE_SINGLE),
     "LongCat-Image": Family(
         made(supported.LongCatImage, FLUX, guidance_embed=False, vec_in_dim=None, txt_ids_dims=[1, 2]), 16, *IMAGE,
         *DOUBLE_SINGLE),
-    "Chroma": Family(made(supported.Chroma, CHROMA, negative={"tokens": 5}), 16, *IMAGE, *DOUBLE_SINGLE),
-    "Chroma Radiance": Family(made(supported.ChromaRadiance, RADIANCE), 3, *PIXELS, *DOUBLE_SINGLE),
+    "Chroma": Family(made(supported.Chroma, CHROMA, POOLED, {"tokens": 5}), 16, *IMAGE, *DOUBLE_SINGLE),
+    "Chroma Radiance": Family(made(supported.ChromaRadiance, RADIANCE, POOLED), 3, *PIXELS, *DOUBLE_SINGLE),
     "Lumina 2": Family(made(supported.Lumina2, LUMINA, {"attention_mask": _mask(5)}), 16, *IMAGE, *LAYERS),
     "Z-Image": Family(made(supported.ZImage, Z_IMAGE, {"tokens": 40}, {"tokens": 5}), 16, *IMAGE, *LAYERS),
     "Z-Image Omni": Family(
@@ -519,17 +537,18 @@ VIDEO_MODELS = {
         supported.WAN21_SCAIL, model_type="scail", in_dim=20,
         extra=lambda size: {"reference_latents": [noise(1, 16, 1, *size[1:])],
                             "pose_video_latent": noise(1, 16, size[0], 4, 4)}),
-    "Wan 2.1 SCAIL 2": _wan(
+    # Older hosts take one reference.
+    "Wan 2.1 SCAIL 2": since("0.27", _wan(
         supported.WAN21_SCAIL2, model_type="scail2", in_dim=20,
         extra=lambda size: {"reference_latents": [noise(1, 16, 1, *size[1:], seed=seed) for seed in (3, 4)],
                             "pose_video_latent": noise(1, 16, size[0], 4, 4),
                             "driving_mask_28ch": noise(1, size[0], 28, 4, 4),
-                            "ref_mask_28ch": noise(1, size[0] + 2, 28, *size[1:])}),
-    # The music goes to equal parts of the frames' tokens.
-    "Wan 2.2 WanDancer": _wan(
+                            "ref_mask_28ch": noise(1, size[0] + 2, 28, *size[1:])})),
+    # The music goes to equal parts of the frames' tokens. Older hosts take it for one row only.
+    "Wan 2.2 WanDancer": since("0.27", _wan(
         supported.WAN22_WanDancer, ((2, 8, 8), (3, 7, 15)), {"clip_vision_output": _vision(5, 1280)},
         model_type="wandancer", in_dim=36, audio_inject_layers=[0], music_dim=16, music_heads=2, music_latent_dim=16,
-        extra=lambda size: {"audio_embed": noise(1, 6, 35), "fps": 24.0}),
+        extra=lambda size: {"audio_embed": noise(1, 6, 35), "fps": 24.0})),
     "Wan 2.1 causal (Self Forcing)": _wan(supported.WAN21_CausalAR_T2V),
     "Wan 2.1 FlowRVS": _wan(supported.WAN21_FlowRVS, model_type="flow_rvs"),
     "HunyuanVideo": Family(made(supported.HunyuanVideo, HUNYUAN, POOLED), 16, *WHOLE_VIDEO, *DOUBLE_SINGLE),

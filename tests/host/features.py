@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
+import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 from torch.testing import assert_close
 
+import nodes
 from tests.host import models
 from tests.host.document import Table
 from tests.host.graph import call, guide, only, sample
@@ -51,15 +53,29 @@ FEATURES = (
 
 _TABLE = Table("docs/compatibility.md", ("feature", "node", *FAMILIES, "what happens"))
 
+def skip_without(node_id: str) -> None:
+    """Skip the test where an older host lacks a node."""
+    if node_id not in nodes.NODE_CLASS_MAPPINGS:
+        pytest.skip(f"this ComfyUI has no {node_id}")
+
+
 @dataclass(frozen=True)
 class Node:
-    """A node that patches a model, with its settings."""
+    """A node that patches a model, with its settings.
+
+    A setting that an older host's node does not have is left out where it is off, and skips the test where it is on.
+    """
 
     node_id: str
     settings: dict
 
     def __call__(self, model):
-        return call(self.node_id, model=model, **self.settings)[0]
+        skip_without(self.node_id)
+        known = set().union(*nodes.NODE_CLASS_MAPPINGS[self.node_id].INPUT_TYPES().values())
+        if missing := [name for name, value in self.settings.items() if value and name not in known]:
+            pytest.skip(f"this ComfyUI's {self.node_id} has no {', '.join(missing)}")
+        settings = {name: value for name, value in self.settings.items() if name in known}
+        return call(self.node_id, model=model, **settings)[0]
 
 
 def node(node_id: str, **settings) -> Node:

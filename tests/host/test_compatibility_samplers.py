@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from tests.host import models
-from tests.host.features import FAMILIES, Row, follow
+from tests.host.features import FAMILIES, Row, follow, skip_without
 from tests.host.graph import call, guide, maps, sample, sample_guider
 from tests.host.reference import reference
 
@@ -108,8 +108,12 @@ def dual_cfg_of_positives(tiny, model):
 
 
 def dual_model(cfg):
-    return lambda tiny, model: call("DualModelGuider", model=model, model_negative=tiny.model, positive=tiny.positive,
-                                    negative=tiny.negative, cfg=cfg)[0]
+    def build(tiny, model):
+        skip_without("DualModelGuider")
+        return call("DualModelGuider", model=model, model_negative=tiny.model, positive=tiny.positive,
+                    negative=tiny.negative, cfg=cfg)[0]
+
+    return build
 
 
 def perp_neg(neg_scale):
@@ -176,6 +180,7 @@ def test_dual_model_guider_at_cfg_1():
 
 def test_dual_model_guider_is_guided_by_its_main_model_alone():
     """The host does not ask the other model's wrappers; what is patched there does nothing."""
+    skip_without("DualModelGuider")
     tiny = models.sd15()
     guided, trace = guide(tiny.model)
 
