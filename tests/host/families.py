@@ -96,11 +96,11 @@ def noise(*shape: int, seed: int = 3) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def since(version: str, family: Family) -> Family:
-    """The family, of which tests are skipped on older hosts than this."""
+def mended(version: str, family: Family, broken: str = "0") -> Family:
+    """The family, skipped on hosts from `broken` to before `version`: they fail it as it is here, guided or not."""
     def build() -> Tiny:
-        if _numbers(comfyui_version.__version__) < _numbers(version):
-            pytest.skip(f"ComfyUI {comfyui_version.__version__} samples this otherwise")
+        if _numbers(broken) <= _numbers(comfyui_version.__version__) < _numbers(version):
+            pytest.skip(f"ComfyUI {comfyui_version.__version__} does not sample this")
         return family.build()
 
     return replace(family, build=build)
@@ -438,9 +438,9 @@ IMAGE_MODELS = {
         made(supported.HiDream, HIDREAM, HIDREAM_PROMPT), 16, *IMAGE, *HIDREAM_BLOCKS,
         extra=lambda size: {"concat_latent_image": noise(1, 16, *size)}),
     # The host cuts off what its patches do not divide.
-    "HiDream O1": Family(
+    "HiDream O1": mended("0.30", broken="0.27", family=Family(
         made(supported.HiDreamO1, HIDREAM_O1, _prompt_ids(9, 8, 7), _prompt_ids(1, 2)), 3, (128, 128), (96, 160),
-        ("language_model.layers.*",), 3),
+        ("language_model.layers.*",), 3)),
     "HiDream O1 with references": Family(
         made(supported.HiDreamO1, HIDREAM_O1, {
             **_prompt_ids(9, 8), "reference_latents": [noise(1, 64, 64, 3).sigmoid()]}, _prompt_ids(1, 2)), 3,
@@ -538,14 +538,14 @@ VIDEO_MODELS = {
         extra=lambda size: {"reference_latents": [noise(1, 16, 1, *size[1:])],
                             "pose_video_latent": noise(1, 16, size[0], 4, 4)}),
     # Older hosts take one reference.
-    "Wan 2.1 SCAIL 2": since("0.27", _wan(
+    "Wan 2.1 SCAIL 2": mended("0.27", _wan(
         supported.WAN21_SCAIL2, model_type="scail2", in_dim=20,
         extra=lambda size: {"reference_latents": [noise(1, 16, 1, *size[1:], seed=seed) for seed in (3, 4)],
                             "pose_video_latent": noise(1, 16, size[0], 4, 4),
                             "driving_mask_28ch": noise(1, size[0], 28, 4, 4),
                             "ref_mask_28ch": noise(1, size[0] + 2, 28, *size[1:])})),
     # The music goes to equal parts of the frames' tokens. Older hosts take it for one row only.
-    "Wan 2.2 WanDancer": since("0.27", _wan(
+    "Wan 2.2 WanDancer": mended("0.30", _wan(
         supported.WAN22_WanDancer, ((2, 8, 8), (3, 7, 15)), {"clip_vision_output": _vision(5, 1280)},
         model_type="wandancer", in_dim=36, audio_inject_layers=[0], music_dim=16, music_heads=2, music_latent_dim=16,
         extra=lambda size: {"audio_embed": noise(1, 6, 35), "fps": 24.0})),
