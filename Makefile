@@ -3,7 +3,7 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: help demo test test-hosts test-package lint provision train train-classifier docs pictures bench bench-quality paper clean
+.PHONY: help demo test test-hosts test-package lint provision train train-classifier docs pictures bench bench-live bench-quality paper clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.* ## /  make \1\t/p' Makefile
@@ -36,7 +36,7 @@ train-classifier: ## Train the embedded classifier of noisy images again; resume
 docs: ## Let the tests write the tables of docs/models.md and docs/compatibility.md
 	@$(PYTHON) -m tools.check pytest --write-docs tests/host/test_families.py tests/host/test_compatibility*.py
 
-pictures: ## Make the pictures of the help pages and of the example workflows; ARGS names some of them
+pictures: ## Make the pictures of the help pages, the example workflows and the README; ARGS names some of them
 	@$(PYTHON) -m tools.run tools.pictures $(ARGS)
 
 bench-quality: ## Draw what steps left out cost in quality; resumes, takes ARGS (benchmarks/README.md)
@@ -47,6 +47,9 @@ paper: ## Rerun the paper's tables on the embedded model (docs/results.md); resu
 
 bench: ## Measure time and memory of guidance (benchmarks/README.md); takes ARGS
 	@$(PYTHON) -m tools.run benchmarks.cost $(ARGS)
+
+bench-live: ## Measure what the live view costs a run (benchmarks/README.md); takes ARGS
+	@$(PYTHON) -m tools.run benchmarks.live_view $(ARGS)
 
 clean: ## Remove what the other targets left in the checkout; the cache outside it stays
 	rm -rf demo_output tests/browser/screenshots .pytest_cache .ruff_cache

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tools.provision import CHECKOUT, provision
@@ -13,35 +14,61 @@ from tools.provision import CHECKOUT, provision
 EXTRAS = ("custom_sampler", "pag", "sag")
 
 
-def boot(device: str, base: Path) -> None:
-    """Import the host as `main.py` does, with its folders under `base`, and load what is measured of it and this pack.
+def boot(device: str, base: Path, served: bool = False) -> None:
+    """Start the host with its folders under `base`, and load what is measured of it and this pack.
 
     Attention is PyTorch's, which is what the host takes on a CUDA device. What it takes on a CPU cuts its work by the
     memory that happens to be free, so that no two runs would use the same amount.
+
+    Args:
+        served: with its server, `server.PromptServer.instance`, which then waits to be run.
     """
     # The profiler, which counts memory on a CPU, writes a line for every start and stop.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     sys.dont_write_bytecode = True  # the user's own ComfyUI, where there is one, is not ours to write to
     tree = provision().comfyui
+    import_host(tree, base, "--use-pytorch-cross-attention", *(["--cpu"] if device == "cpu" else []))
+    if served:
+        from server import PromptServer
+
+        PromptServer(asyncio.new_event_loop())  # before the nodes, which add their routes to it
+    load_nodes(tree, EXTRAS, CHECKOUT)
+
+
+def import_host(tree: Path, base: Path, *options: str) -> None:
+    """Import the host as `main.py` does with these options, all of its folders under `base`."""
     sys.path.insert(0, str(tree))
-    arguments = ["main.py", "--base-directory", str(base), "--use-pytorch-cross-attention"]
-    arguments, sys.argv = sys.argv, [*arguments, "--cpu"] if device == "cpu" else arguments
+    arguments, sys.argv = sys.argv, ["main.py", "--base-directory", str(base), *options]
     import comfy.options
 
     comfy.options.enable_args_parsing()
     import comfy.cli_args  # noqa: F401, reads the arguments
 
     sys.argv = arguments
+    # As main.py does, and before `nodes`, which puts comfy/, where there is another `utils`, in front of the tree.
+    importlib.import_module("utils.extra_config")
     import comfy.utils
 
-    import nodes
+    import nodes  # noqa: F401, has to be the host's
 
     comfy.utils.set_progress_bar_enabled(False)
+    # From here on `tests` and `tools` are the checkout's.
+    sys.path.remove(str(tree))
+    sys.path.append(str(tree))
+
+
+def load_nodes(tree: Path, extras: Sequence[str], pack: Path) -> None:
+    """Load some of the host's extra nodes and a pack, as the host does.
+
+    Raises:
+        RuntimeError: one could not be loaded.
+    """
+    import nodes
 
     async def load() -> list[bool]:
-        extras = [tree / "comfy_extras" / f"nodes_{name}.py" for name in EXTRAS]
-        loaded = [await nodes.load_custom_node(str(path), module_parent="comfy_extras") for path in extras]
-        return [*loaded, await nodes.load_custom_node(str(CHECKOUT))]
+        files = [tree / "comfy_extras" / f"nodes_{name}.py" for name in extras]
+        loaded = [await nodes.load_custom_node(str(path), module_parent="comfy_extras") for path in files]
+        return [*loaded, await nodes.load_custom_node(str(pack))]
 
     if not all(asyncio.run(load())):
         raise RuntimeError("the host could not load its own nodes or this pack; its log says why")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import random
 import statistics
 import tempfile
@@ -11,11 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 
 import torch
 
 Run = Callable[[], object]
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,60 @@ class Spread:
         return f"{self.median:.{digits}f} [{self.low:.{digits}f}-{self.high:.{digits}f}]"
 
 
+@dataclass(frozen=True)
+class Median:
+    """A median and an interval that holds the true one with `CONFIDENCE`, whatever the values are distributed like."""
+
+    low: float
+    value: float
+    high: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Median:
+        """The interval lies between two of the values, as many from either end; of less than six it is all of them."""
+        values, n = sorted(values), len(values)
+        k, outside = 0, 2 * 0.5 ** n  # probability that the true median lies beyond the k-th value from either end
+        while outside <= 1 - CONFIDENCE:
+            k += 1
+            outside += 2 * math.comb(n, k) * 0.5 ** n
+        k = max(k - 1, 0)
+        return cls(values[k], statistics.median(values), values[n - 1 - k])
+
+
+@dataclass
+class Clock:
+    """Seconds that a thread was in some functions: by the clock, and those of them that it was computing."""
+
+    passed: float = 0.0
+    computing: float = 0.0
+
+
+@contextmanager
+def clocked(*places: tuple[object, str]) -> Iterator[Clock]:
+    """Clock functions, none of which calls another; each is named by its module or class, and its name there."""
+    clock, functions = Clock(), [(owner, name, getattr(owner, name)) for owner, name in places]
+
+    def timed(function: Callable) -> Callable:
+        @wraps(function)
+        def call(*args, **kwargs):
+            passed, computing = time.perf_counter(), time.thread_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                clock.computing += time.thread_time() - computing
+                clock.passed += time.perf_counter() - passed
+
+        return call
+
+    try:
+        for owner, name, function in functions:
+            setattr(owner, name, timed(function))
+        yield clock
+    finally:
+        for owner, name, function in functions:
+            setattr(owner, name, function)
+
+
 def seconds(runs: Mapping[str, Run], repeats: int, device: str, say: Callable[[str], None]) -> dict[str, list[float]]:
     """Seconds of every run, `repeats` times each: round by round, each round in an order of its own.
 
@@ -49,10 +106,10 @@ def seconds(runs: Mapping[str, Run], repeats: int, device: str, say: Callable[[s
         shuffle(order)
         for name in order:
             gc.collect()
-            _synchronise(device)
+            synchronise(device)
             start = time.perf_counter()
             runs[name]()
-            _synchronise(device)
+            synchronise(device)
             taken[name].append(time.perf_counter() - start)
         say(f"round {i + 1} of {repeats}: {sum(times[-1] for times in taken.values()):.1f} s")
     return taken
@@ -71,11 +128,11 @@ def peak_memory(run: Run, device: str) -> int:
     """
     gc.collect()
     if device == "cuda":
-        _synchronise(device)
+        synchronise(device)
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
-        _synchronise(device)
+        synchronise(device)
         return torch.cuda.max_memory_allocated() - before
     with torch.autograd.profiler.profile(profile_memory=True) as profile:
         run()
@@ -114,6 +171,7 @@ def network_calls(network: torch.nn.Module) -> Iterator[list[int]]:
         handle.remove()
 
 
-def _synchronise(device: str) -> None:
+def synchronise(device: str) -> None:
+    """Wait until a device has done all that it was asked."""
     if device == "cuda":
         torch.cuda.synchronize()

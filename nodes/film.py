@@ -62,6 +62,11 @@ class Film:
             self._waiting.append((snapshot, facts))
             self._news.notify()
 
+    def skip(self) -> None:
+        """A step that is not shown."""
+        with self._news:
+            self.dropped += 1
+
     def close(self, facts: dict) -> None:
         """The run is over; the thread ends when it has sent and kept what waits. Returns at once."""
         with self._news:

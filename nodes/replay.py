@@ -20,7 +20,8 @@ def replay(audience: Audience | None, recording: Recording, image: Tensor | None
     frames = [_frame(recording, step, audience.side) for step in range(0, len(recording.steps), every)]
     maps = recording.steps[0].attn_map
     guided = sum(step.guided for step in recording.steps)
-    about = {"kind": "preview", "layer": recording.steps[0].layer, "total": len(recording.steps), "batch": len(maps),
+    about = {"purpose": "guide" if guided else "record", "layer": recording.steps[0].layer,
+             "total": len(recording.steps), "batch": len(maps),
              "video": maps.shape[1] if maps.ndim == 4 and maps.shape[1] > 1 else 0, "size": list(recording.size[-2:]),
              "image": None if image is None else _image(image, len(maps), audience.side), "notes": recording.notes}
     end = {"state": "finished", "steps": len(recording.steps), "guided": guided,

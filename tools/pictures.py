@@ -1,4 +1,4 @@
-"""The pictures of the help pages and of the example workflows, made by a real ComfyUI: `make pictures`.
+"""The pictures of the help pages, of the example workflows and of the README, made by a real ComfyUI: `make pictures`.
 
 Runs in ComfyUI's Python. ARGS names some of them; without, all are made.
 """
@@ -24,6 +24,7 @@ from tools.pictures_analysis import (
     save_trace,
     visualize,
 )
+from tools.pictures_live import live_view
 from tools.pictures_models import (
     adm_sampler,
     class_label,
@@ -165,6 +166,10 @@ PICTURES: dict[str, Callable[[Studio], Image.Image]] = {
     "SAGABScore": ab_score,
 }
 
+# Of the README, each into docs/.
+README: dict[str, Callable[[ComfyServer], None]] = {"live_view": live_view}
+
+
 def _factors(chosen: Schedule, trace: AttentionTrace) -> list[float]:
     """Of the scale, at every step of a recorded run; 0 where it was not guided."""
     guided = [step.guided for step in trace.recordings[0].steps]
@@ -175,10 +180,10 @@ def _factors(chosen: Schedule, trace: AttentionTrace) -> list[float]:
 
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave by way of the `with`, which stops the server
-    chosen = sys.argv[1:] or [*DIAGRAMS, *PICTURES, *RUNS]
-    if unknown := set(chosen) - {*DIAGRAMS, *PICTURES, *RUNS}:
-        raise RuntimeError(f"there is no picture {', '.join(sorted(unknown))}; there are "
-                           f"{', '.join([*DIAGRAMS, *PICTURES, *RUNS])}")
+    known = [*DIAGRAMS, *PICTURES, *RUNS, *README]
+    chosen = sys.argv[1:] or known
+    if unknown := set(chosen) - set(known):
+        raise RuntimeError(f"there is no picture {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     HELP.mkdir(exist_ok=True)
     for name in set(chosen) & set(DIAGRAMS):
         diagrammed(name).save(EXAMPLES / f"{name}.jpg", quality=JPEG_QUALITY)
@@ -190,6 +195,8 @@ def main() -> int:
                 PICTURES[name](Studio(server, name)).save(HELP / f"{name}.png", optimize=True)
             elif name in RUNS:
                 photographed(server, name).save(EXAMPLES / f"{name}.jpg", quality=JPEG_QUALITY)
+            elif name in README:
+                README[name](server)
     return 0
 
 

@@ -81,20 +81,20 @@ class Run:
         """Mask options whose vision model can look at this model's clean predictions; without one, as they are."""
         if mask.strategy != "DINO":
             return mask
-        instead = "the model's own self-attention is used instead"
         try:
             if len(self.layout.size) == 3 and self.layout.size[0] > 1:
                 raise ValueError("a vision model looks at images, not at videos")
             look = looking_at(mask.vision, self.guider.model_patcher.model.latent_format)
         except ValueError as error:
-            self.note(f"{error}; {instead}")
+            self.note(f"{error}; the model's own self-attention is used instead")
             return replace(mask, strategy="self-attention")
 
         def seen(denoised: Tensor) -> Tensor | None:
             try:
                 return look(denoised)
             except (LookupError, RuntimeError, TypeError, ValueError) as error:
-                self.note(f"the vision model failed: {type(error).__name__}: {error}; {instead}")
+                self.note(f"the vision model failed: {type(error).__name__}: {error}; "
+                          "the model's own self-attention is used instead")
                 return None
 
         return replace(mask, vision=seen)

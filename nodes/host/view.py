@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -15,9 +16,14 @@ from .vision import to_rgb
 if TYPE_CHECKING:
     from .run import Run
 
+# What a run may be slowed by: a part of the time it has taken so far, and seconds for what a short run needs.
+SHARE, ALLOWANCE = 0.01, 0.05
+
 
 class View:
     """Shows a run's steps to its audience; what goes wrong here ends the view and never the run.
+
+    Steps are left out where showing them would take more of the sampling thread's time than the run may be slowed by.
 
     Args:
         run: the run.
@@ -28,16 +34,19 @@ class View:
         self.run, self.film = run, film
         self._steps = self._guided = self._skipped = 0
         self._why: dict[str, int] = {}
+        self._started, self._spent = time.perf_counter(), 0.0
 
     def show(self, denoised: Tensor, main: MainPass | None) -> None:
         """An evaluation of the model that is over, with the guider's clean prediction."""
         if self.film is None:
             return
+        start = time.thread_time()
         try:
             self._show(denoised, main)
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             self.run.note(f"the live view stopped: {type(error).__name__}: {error}; sampling goes on")
             self.close("stopped")
+        self._spent += time.thread_time() - start
 
     def close(self, state: str) -> None:
         """The run is over: `state` is "finished" or says what ended it."""
@@ -59,6 +68,9 @@ class View:
         facts = {"step": len(steps) - 1 if step is not None else None, "guided": guides and not why, "why": why,
                  "sigma": None if main is None else main.sigma, "branch": None if main is None else main.name}
         self._steps = len(steps)
+        if self._spent > ALLOWANCE + SHARE * (time.perf_counter() - self._started):
+            self.film.skip()
+            return
         rgb = _picture(self.run, denoised, self.film.audience.side)
         attn_map, mask = (None, None) if step is None else _planes(self.run, step)
         mask = None if mask is None else thin(mask, self.film.audience.side)
@@ -72,7 +84,7 @@ def open_view(run: Run, total: int) -> View | None:
         return None
     shape = run.layout.shapes[0]
     return View(run, Film(audience, {
-        "kind": "record" if run.patch.settings is None else "guide", "layer": run.label, "total": total,
+        "purpose": "record" if run.patch.settings is None else "guide", "layer": run.label, "total": total,
         "batch": shape[0], "video": shape[2] if len(shape) == 5 and shape[2] > 1 else 0,
         "size": list(shape[-2:]), "notes": list(run.recording.notes)}))
 

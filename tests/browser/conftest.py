@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.browser.frontend import FLAGS, Frontend
 from tools.browser import ABSENT, find_browser
+from tools.frontend import Frontend, launch, welcome
 from tools.provision import provision
 from tools.server import ComfyServer
 
 WIDTH, HEIGHT = 1400, 1000
-# The first visit of a user begins with a tour, which would cover the page.
-SETTINGS = {"Comfy.TutorialCompleted": True}
+SCREENSHOTS = Path(__file__).parent / "screenshots"
 
 
 @pytest.fixture(scope="session")
@@ -36,9 +33,7 @@ def executable() -> Path:
 @pytest.fixture(scope="session")
 def server(executable) -> Iterator[ComfyServer]:
     with ComfyServer(provision()) as running:
-        headers = {"Content-Type": "application/json"}
-        urllib.request.urlopen(
-            urllib.request.Request(f"{running.url}/settings", json.dumps(SETTINGS).encode(), headers)).close()
+        welcome(running)
         yield running
 
 
@@ -48,14 +43,14 @@ def context(server, executable) -> Iterator:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        browser = launch(playwright, executable)
         yield browser.new_context(viewport={"width": WIDTH, "height": HEIGHT})
         browser.close()
 
 
 @pytest.fixture(scope="module")
 def shared(server, context) -> Frontend:
-    frontend = Frontend(context.new_page(), server.url)
+    frontend = Frontend(context.new_page(), server.url, SCREENSHOTS)
     frontend.open()
     return frontend
 

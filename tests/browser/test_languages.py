@@ -1,4 +1,4 @@
-"""The nodes' texts and help pages in another language of the frontend."""
+"""The nodes' texts, their help pages and the live view in another language of the frontend."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.browser.frontend import Frontend, quickstart
+from tools.frontend import MODULES, Frontend, expect, quickstart
 from tools.provision import CHECKOUT
 
 TEXTS = json.loads((CHECKOUT / "locales" / "ko" / "nodeDefs.json").read_text(encoding="utf-8"))
+LIVE = json.loads((CHECKOUT / "locales" / "ko" / "main.json").read_text(encoding="utf-8"))["SAG"]
+NOTHING_TO_BLUR = "no step was guided: nowhere was there anything to blur, or it would have changed too little"
 # What a user sees of a new node of every type.
 SHOWN = """types => types.map((type) => {
     const node = window.LiteGraph.createNode(type);
@@ -22,14 +24,18 @@ SHOWN = """types => types.map((type) => {
 SELECT = """type => window.app.canvas.selectNode(window.app.rootGraph.nodes.find((node) => node.type === type))"""
 
 
+@pytest.fixture(scope="module")
+def opened_in_korean(shared: Frontend) -> Iterator[None]:
+    shared.set("Comfy.Locale", "ko")
+    shared.open()
+    yield
+    shared.set("Comfy.Locale", "en")  # the server remembers it
+
+
 @pytest.fixture
-def korean(frontend: Frontend) -> Iterator[Frontend]:
-    """The page in Korean, and afterwards in English again."""
-    frontend.set("Comfy.Locale", "ko")
-    frontend.open()
-    yield frontend
-    frontend.set("Comfy.Locale", "en")
-    frontend.open()
+def korean(opened_in_korean: None, frontend: Frontend) -> Frontend:
+    """The page in Korean."""
+    return frontend
 
 
 def test_nodes_and_their_help_speak_the_users_language(korean: Frontend):
@@ -50,3 +56,46 @@ def test_nodes_and_their_help_speak_the_users_language(korean: Frontend):
     page.get_by_role("heading", name=TEXTS["SAGGuidance"]["display_name"], exact=True).wait_for()
     # Pictures are where the English page has them.
     korean.page.wait_for_function("() => document.querySelector('.node-help-content img')?.naturalWidth")
+
+
+def says(frontend: Frontend, guided: str, reason: str, note: str, modes: list[str], step: str) -> None:
+    """Wait until the viewer of a run without guidance says this, and no more."""
+    viewer = frontend.viewer()
+    status = viewer.locator(".sag-status")
+    expect(status).to_contain_text(f"{guided} ({reason})")
+    expect(status).to_contain_text(note)
+    expect(viewer.locator(".sag-mode option")).to_have_text(modes)
+    expect(viewer.locator(".sag-step")).to_have_attribute("aria-label", step)
+    expect(viewer.locator(".sag-step-name")).to_contain_text(f"{step} 5,", ignore_case=True)
+
+
+def test_the_live_view_speaks_the_users_language_and_follows_a_change(korean: Frontend):
+    live, notes = LIVE["live"], LIVE["notes"]
+    guided = live["<guided> guided, <skipped> skipped"].replace("<guided>", "0").replace("<skipped>", "6")
+    in_korean = (guided, notes["nothing to blur"], notes[NOTHING_TO_BLUR],
+                 [live[mode] for mode in ("overlay", "heat map", "mask")], live["Step"])
+    in_english = ("0 guided, 6 skipped", "nothing to blur", NOTHING_TO_BLUR, ["overlay", "heat map", "mask"], "Step")
+    korean.load(quickstart(threshold=99.0))
+    expect(korean.viewer().locator(".sag-status")).to_have_text(live["The attention shows here when a run samples."])
+    korean.queue()
+    toast = korean.page.locator(".p-toast-message", has_text=notes[NOTHING_TO_BLUR]).first
+    expect(toast).to_contain_text(live["Self-Attention Guidance"])
+    korean.look_at("SAGGuidance")
+    says(korean, *in_korean)
+    korean.screenshot("korean")
+    for locale, said in (("en", in_english), ("ko", in_korean), ("fr", in_english), ("ko", in_korean)):
+        korean.set("Comfy.Locale", locale)
+        says(korean, *said)
+
+
+def test_what_a_note_quotes_is_translated_with_it(korean: Frontend):
+    notes = LIVE["notes"]
+    quoted = notes["layer is <layer>; this model has <layers>"]
+    quoted = quoted.replace("<layer>", "'output.99'").replace("<layers>", "auto, middle.0; x")
+    expected = notes["<error>; <layer> is used instead"].replace("<error>", quoted).replace("<layer>", "middle.0")
+    unknown = "a (text) nobody <b>knows</b>"
+    said = korean.page.evaluate("""async ([modules, texts]) => {
+        const { translate } = await import(`${modules}/texts.js`);
+        return texts.map(translate);
+    }""", [MODULES, ["layer is 'output.99'; this model has auto, middle.0; x; middle.0 is used instead", unknown]])
+    assert said == [expected, unknown]

@@ -1,28 +1,45 @@
-"""The live view, seen by a user: it shows a run while it samples and afterwards, and keeps to itself."""
+"""The live view, seen by a user: it shows a run while it samples and afterwards, on every node that has one."""
 
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-import pytest
+import torch
 
-from tests.browser.frontend import MODULES, Frontend, expect, quickstart
-from tools.prompt import find_node, with_input
+from sag_core.trace import AttentionTrace, Recording, Step, fingerprint
+from tests.server.examples import opened
+from tools.frontend import MODULES, expect, frames_of, quickstart
 from tools.provision import CHECKOUT
 
-KEPT = "sag_live"
 STEPS, IMAGES = 12, 32
+# The row and column of the brightest of a canvas's tokens.
+BRIGHTEST = """(canvas, [rows, columns]) => {
+    const context = canvas.getContext('2d');
+    const light = (row, column) => context.getImageData(
+        (column + 0.5) * canvas.width / columns, (row + 0.5) * canvas.height / rows, 1, 1).data.reduce((a, b) => a + b);
+    const tokens = Array.from({ length: rows * columns }, (_, i) => [Math.floor(i / columns), i % columns]);
+    return tokens.sort((a, b) => light(...b) - light(...a))[0];
+}"""
 
 
-def frames_of(heard, node=None):
-    return [event for event in heard if event["kind"] == "frame" and node in (None, event["node"])]
+def node_of(workflow: dict, node_type: str) -> dict:
+    """The only node of a type."""
+    (node,) = (node for node in workflow["nodes"] if node["type"] == node_type)
+    return node
 
 
-def kept_files(server):
-    return sorted((server.base / "temp" / KEPT).glob("*.json"))
+def save_video(path: Path) -> None:
+    """Save a trace of 3 steps and 5 frames: in step i, the token of row i and column k is attended to in frame k."""
+    samples, steps = torch.zeros(1, 16, 5, 16, 24), []
+    for i in range(3):
+        attn_map = torch.zeros(1, 5, 8, 12)
+        attn_map[0, range(5), i, range(5)] = 96
+        steps.append(Step(1 - i / 3, attn_map, "block.7", "cond", guided=i > 0))
+    trace = AttentionTrace()
+    trace.add(Recording((5, 16, 24), steps=steps, results={fingerprint(samples)}))
+    path.parent.mkdir(exist_ok=True)
+    trace.save(path, samples)
 
 
 def test_the_template_shows_its_mask_while_it_samples(frontend):
@@ -116,80 +133,81 @@ def test_a_double_click_enlarges(frontend):
     expect(frontend.page.locator(".sag-large")).to_have_count(0)
 
 
-def test_a_reload_restores_the_run_from_history_and_a_damaged_file_only_says_so(frontend, server):
+def test_a_guided_sampler_is_shown(frontend):
+    workflow = opened("schedule_sag")
+    sampler = node_of(workflow, "SAGSampler")
+    frontend.load(workflow)
+    frontend.set_widget("BasicScheduler", "steps", 5)
+    frontend.set_widget("EmptyChromaRadianceLatentImage", "batch_size", 2)
+    frames = frames_of(frontend.queue())
+    assert [(frame["node"], frame["step"]) for frame in frames] == [(str(sampler["id"]), step) for step in range(5)]
+    frontend.wait_drawn("4 ", "SAGSampler")
+    viewer = frontend.viewer("SAGSampler")
+    expect(viewer.locator(".sag-status")).to_have_text(
+        "input.3 \u00b7 16x16 tokens \u00b7 cond \u00b7 4 guided, 1 skipped (outside the interval) \u00b7 image 1 of 2")
+    last = frontend.pixels("SAGSampler")
+    viewer.locator(".sag-step").fill("0")
+    frontend.wait_drawn("0 ", "SAGSampler")
+    assert frontend.pixels("SAGSampler") != last
+
+
+def test_a_recording_is_shown_as_one(frontend):
+    workflow = quickstart()
+    node = node_of(workflow, "SAGGuidance")
+    node |= {"type": "SAGRecordAttention", "inputs": node["inputs"][:1], "widgets_values": ["input.3"]}
+    frontend.load(workflow)
+    assert [frame["step"] for frame in frames_of(frontend.queue())] == list(range(6))
+    for viewed in ("SAGRecordAttention", "SAGMaskPreview"):
+        frontend.wait_drawn("5 ", viewed)
+        expect(frontend.viewer(viewed).locator(".sag-status")).to_have_text(
+            "input.3 \u00b7 16x16 tokens \u00b7 cond \u00b7 6 steps recorded \u00b7 image 1 of 2")
+
+
+def test_of_a_saved_video_the_middle_frame_is_shown(frontend, server):
+    save_video(server.base / "output" / "video.sag.safetensors")
+    frontend.load(quickstart())
+    frontend.page.evaluate("""name => {
+        const { app, LiteGraph } = window;
+        app.rootGraph.clear();
+        const [saved, preview, image] = ['SAGLoadTrace', 'SAGMaskPreview', 'SaveImage'].map((type) => {
+            const node = LiteGraph.createNode(type);
+            app.rootGraph.add(node);
+            return node;
+        });
+        saved.widgets[0].value = name;
+        saved.connect(0, preview, 0);
+        saved.connect(1, preview, 1);
+        preview.connect(0, image, 0);
+    }""", "video.sag.safetensors [output]")
+    frontend.queue()
+    frontend.wait_drawn("2 ", "SAGMaskPreview")
+    viewer = frontend.viewer("SAGMaskPreview")
+    expect(viewer.locator(".sag-status")).to_have_text(
+        "block.7 \u00b7 12x8 tokens \u00b7 cond \u00b7 2 guided, 1 skipped \u00b7 frame 3 of 5")
+    viewer.locator(".sag-mode").select_option("heatmap")
+    for step in range(3):
+        viewer.locator(".sag-step").fill(str(step))
+        frontend.wait_drawn(f"{step} heatmap", "SAGMaskPreview")
+        assert viewer.locator("canvas").first.evaluate(BRIGHTEST, [8, 12]) == [step, 2]
+
+
+def test_the_keyboard_moves_the_step_and_leaves_the_graph_alone(frontend):
     frontend.load(quickstart())
     frontend.queue()
     frontend.wait_drawn("5 ")
-    status = frontend.viewer().locator(".sag-status").inner_text()
-    # The frontend keeps an open workflow over a reload once it has saved its draft.
-    frontend.page.wait_for_function(
-        "() => [localStorage, sessionStorage].some((store) => Object.values(store).some((text) => "
-        "text.includes(window.app.rootGraph.id)))")
-    frontend.open()
-    frontend.wait_drawn("5 ")
-    expect(frontend.viewer().locator(".sag-status")).to_have_text(status)
-    frontend.viewer().locator(".sag-step").fill("1")
-    frontend.wait_drawn("1 ")
-    for text in ("{", json.dumps({"version": 1, "frames": [{"map": 3}]}), "[]"):
-        for path in kept_files(server):
-            path.write_text(text, encoding="utf-8")
-        said = frontend.page.evaluate("""async ([modules, file]) => {
-            const { loadRun, runsOf } = await import(`${modules}/runs.js`);
-            await loadRun('other', '1', 'prompt', file);
-            return runsOf('other', '1').map((run) => run.problem);
-        }""", [MODULES, kept_files(server)[0].name])
-        assert len(said) == 1 and said[0].startswith("The pictures of the last run cannot be shown: ")
-    frontend.open()
-    expect(frontend.viewer().locator(".sag-status")).to_contain_text("The pictures of the last run cannot be shown")
-    frontend.set_widget("KSampler", "seed", 77)
-    assert frames_of(frontend.queue())
-    frontend.wait_drawn("5 ")
-
-
-def test_a_wrong_layer_is_answered_with_those_there_are(frontend):
-    frontend.load(quickstart(layer="output.99"))
-    frontend.queue(end="execution_error")
-    expect(frontend.viewer().locator(".sag-status")).to_contain_text("'output.99'; this model has auto")
     frontend.look_at("SAGGuidance")
-    frontend.screenshot("wrong_layer")
-    frontend.page.keyboard.press("Escape")
-    frontend.load(quickstart())
-    assert frames_of(frontend.queue())
-    frontend.errors.clear()  # the frontend logs that a node failed
-
-
-def test_a_fallback_is_told_in_a_toast_and_on_the_node(frontend):
-    frontend.load(quickstart(threshold=99.0))
-    heard = frontend.queue()
-    note = "no step was guided: nowhere was there anything to blur"
-    assert any(event["kind"] == "note" and event["text"].startswith(note) for event in heard)
-    expect(frontend.page.locator(".p-toast-message", has_text=note).first).to_be_visible()
-    status = frontend.viewer().locator(".sag-status")
-    expect(status).to_contain_text("0 guided, 6 skipped (nothing to blur)")
-    expect(status).to_contain_text(note)
-
-
-def test_a_run_without_steps_says_so(frontend):
-    workflow = quickstart()
-    (sampler,) = (node for node in workflow["nodes"] if node["type"] == "KSampler")
-    sampler["widgets_values"][-1] = 0.0
-    preview = [node for node in workflow["nodes"] if node["type"] == "SAGMaskPreview"]
-    for node in preview:  # it would rightly refuse to show what is not there
-        node["mode"] = 4
-    frontend.load(workflow)
-    frontend.set_widget("SAGGuidance", "scale", 1.25)
-    assert not frames_of(frontend.queue())
-    expect(frontend.viewer().locator(".sag-status")).to_contain_text("No step was sampled")
-
-
-def test_a_result_from_the_cache_says_so(frontend):
-    workflow = quickstart()
-    frontend.load(workflow)
-    assert frames_of(frontend.queue())
-    frontend.load(workflow)  # another tab, with an id of its own
-    assert not frames_of(frontend.queue())
-    expect(frontend.viewer().locator(".sag-status")).to_contain_text("kept from an earlier run")
-    expect(frontend.viewer("SAGMaskPreview").locator(".sag-status")).to_contain_text("kept from an earlier run")
+    frontend.page.evaluate("""() => window.app.canvas.selectNode(
+        window.app.rootGraph.nodes.find((node) => node.type === 'SAGGuidance'))""")
+    nodes = "() => window.app.rootGraph.nodes.map((node) => [node.id, ...node.pos, node.mode])"
+    before = frontend.page.evaluate(nodes)
+    frontend.viewer().locator(".sag-play").focus()
+    frontend.page.keyboard.press("Tab")
+    expect(frontend.viewer().locator(".sag-step")).to_be_focused()
+    # On the graph, the last two bypass and remove the selected node.
+    for key, step in (("ArrowLeft", 4), ("Home", 0), ("ArrowRight", 1), ("Control+b", 1), ("Delete", 1)):
+        frontend.page.keyboard.press(key)
+        frontend.wait_drawn(f"{step} ")
+    assert frontend.page.evaluate(nodes) == before
 
 
 def test_settings(frontend):
@@ -298,45 +316,16 @@ def test_two_passes_of_one_prompt_are_two_runs(frontend):
     frontend.wait_drawn("5 ")
 
 
-def test_only_the_browser_that_queued_is_told(frontend, context, server):
-    other = Frontend(context.new_page(), server.url)
-    other.open()
-    frontend.load(quickstart())
-    assert frames_of(frontend.queue())
-    assert not other.page.evaluate("window.heard")
-    other.page.close()
-
-
-def test_scripts_pay_nothing(frontend, server):
-    prompt = json.loads((CHECKOUT / "example_workflows" / "api" / "quickstart.json").read_text(encoding="utf-8"))
-    sampler = find_node(prompt, "KSampler")
-    prompt = with_input(with_input(prompt, sampler, "steps", 2), sampler, "seed", 9)
-    before = kept_files(server)
-    frontend.page.evaluate("window.heard = []")
-    with ThreadPoolExecutor(1) as elsewhere:  # this thread has the browser's event loop
-        history = elsewhere.submit(server.run, prompt).result()
-    assert "sag.live" not in {kind for kind, _ in history.events}
-    assert kept_files(server) == before
-    assert not frontend.page.evaluate("window.heard.filter((event) => event.kind === 'frame').length")
-
-
-@pytest.mark.parametrize("body", [b"{", b"[]", b'{"client": "x"}', b'{"client": "x", "side": "y"}'])
-def test_a_malformed_wish_is_refused(server, body):
-    request = urllib.request.Request(f"{server.url}/sag/live", body, {"Content-Type": "application/json"})
-    with pytest.raises(urllib.error.HTTPError, match="400"):
-        urllib.request.urlopen(request)
-
-
 def test_runs_and_steps_in_words(frontend):
     """What there is to say of videos, records, interrupted runs and runs of several samplers."""
     said = frontend.page.evaluate("""async (modules) => {
         const { describeRun } = await import(`${modules}/describe.js`);
         const run = (about, end, frames = []) => describeRun({ about, end, frames, notes: [] }, true);
         return [
-            run({ kind: 'guide', layer: 'block.3', batch: 1, video: 9 },
+            run({ purpose: 'guide', layer: 'block.3', batch: 1, video: 9 },
                 { state: 'finished', guided: 2, skipped: 3, steps: 5, why: { a: 1, b: 2 } }),
-            run({ kind: 'record', layer: 'auto', batch: 4 }, { state: 'InterruptProcessingException', steps: 2 }),
-            run({ kind: 'guide', layer: '', batch: 1 }, { state: 'finished', steps: 0 }),
+            run({ purpose: 'record', layer: 'auto', batch: 4 }, { state: 'InterruptProcessingException', steps: 2 }),
+            run({ purpose: 'guide', layer: '', batch: 1 }, { state: 'finished', steps: 0 }),
             describeRun(undefined, false), describeRun(undefined, true),
         ];
     }""", MODULES)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import urllib.request
 
 import pytest
-from PIL import Image, PngImagePlugin
 
 from tests.server.examples import EXAMPLES, opened, put_empty_files, queued, widgets
+from tools.frontend import expect, quickstart
+from tools.provision import CHECKOUT
 
 MISSING = """() => window.app.rootGraph.nodes.filter(
     node => !window.LiteGraph.registered_node_types[node.type] || node.has_errors).map(node => node.type)"""
+HAS = "type => window.app.rootGraph.nodes.some(node => node.type === type)"
 PROMPT = "async () => (await window.app.graphToPrompt()).output"
 
 
@@ -47,14 +48,34 @@ def test_an_example_opens_and_converts(frontend, complete, name):
     assert converted(frontend) == complete(queued(name))
 
 
-def test_a_picture_that_is_dropped_on_the_page_restores_its_graph(frontend, complete):
-    kept = PngImagePlugin.PngInfo()
-    kept.add_text("workflow", json.dumps(opened("cg_and_sag")))
-    kept.add_text("prompt", json.dumps(queued("cg_and_sag")))
-    picture = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(picture, "PNG", pnginfo=kept)
-    frontend.load(opened("quickstart"))
-    frontend.page.evaluate("""bytes => window.app.handleFile(
-        new File([new Uint8Array(bytes)], 'saved.png', { type: 'image/png' }))""", list(picture.getvalue()))
-    frontend.page.wait_for_function("() => window.app.rootGraph.nodes.some(node => node.type === 'SAGLoadClassifier')")
-    assert converted(frontend) == complete(queued("cg_and_sag"))
+def test_a_template_is_opened_by_hand(frontend, complete):
+    frontend.load(opened("analysis_sag"))
+    frontend.page.get_by_role("button", name="Templates").click()
+    dialog = frontend.page.get_by_role("dialog")
+    dialog.get_by_text(CHECKOUT.name, exact=True).click()
+    card = dialog.get_by_test_id("template-workflow-quickstart")
+    card.scroll_into_view_if_needed()
+    thumbnail = card.locator("img").first.element_handle()
+    frontend.page.wait_for_function("image => image.naturalWidth", arg=thumbnail)
+    card.click()
+    expect(dialog).to_have_count(0)
+    frontend.page.wait_for_function(HAS, arg="SAGGuidance")
+    assert converted(frontend) == complete(queued("quickstart"))
+
+
+def test_a_saved_picture_that_is_dropped_on_the_page_restores_its_graph(frontend, server):
+    before = set((server.base / "output").glob("*.png"))
+    frontend.load(quickstart(steps=2, scale=1.25))
+    frontend.queue()
+    picture = min(set((server.base / "output").glob("*.png")) - before)
+    wanted = converted(frontend)
+    frontend.load(opened("cg_and_sag"))
+    frontend.page.evaluate("""bytes => {
+        const dropped = new DataTransfer();
+        dropped.items.add(new File([new Uint8Array(bytes)], 'saved.png', { type: 'image/png' }));
+        document.querySelector('#graph-canvas').dispatchEvent(
+            new DragEvent('drop', { bubbles: true, cancelable: true, dataTransfer: dropped }));
+    }""", list(picture.read_bytes()))
+    frontend.page.wait_for_function(HAS, arg="SAGGuidance")
+    frontend.page.wait_for_function(f"type => !({HAS})(type)", arg="SAGLoadClassifier")
+    assert converted(frontend) == wanted

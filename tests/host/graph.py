@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 import torch
-from comfy_api.latest import io
 from torch import Tensor
 
-import nodes
+from benchmarks.host import call
 from tests.host.models import Tiny
-
-
-def call(node_id: str, **inputs) -> tuple:
-    """Run a node of the host or of this pack; its outputs."""
-    node = nodes.NODE_CLASS_MAPPINGS[node_id]
-    if issubclass(node, io.ComfyNode):
-        clone = node.PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden.unique_id: "7"}})
-        return getattr(clone, node.FUNCTION)(**inputs).result
-    return getattr(node(), node.FUNCTION)(**inputs)
 
 
 def guide(model, scale: float = 0.5, blur_sigma: float = 1.5, threshold: float = 1.0, **inputs):

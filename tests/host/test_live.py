@@ -70,7 +70,7 @@ def test_the_frames_are_the_recorded_steps():
     sample(tiny, model, steps=3)
     (start,), frames, (end,) = watcher.of("start"), watcher.of("frame"), watcher.of("end")
     recording = only(trace)
-    assert (start["kind"], start["layer"], start["total"], start["batch"]) == ("guide", "middle.0", 3, 1)
+    assert (start["purpose"], start["layer"], start["total"], start["batch"]) == ("guide", "middle.0", 3, 1)
     assert [frame["step"] for frame in frames] == [0, 1, 2]
     for frame, step in zip(frames, recording.steps, strict=True):
         attn_map = step.attn_map[0]

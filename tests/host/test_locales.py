@@ -1,4 +1,4 @@
-"""The nodes' texts in other languages, as the host gives them to the frontend. English is in the schemas."""
+"""The pack's texts in other languages, as the host gives them to the frontend. English is where it is said."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from app.custom_node_manager import CustomNodeManager
 
 import nodes
 from tests.host.boot import CHECKOUT, FOLDER
+from tests.host.said import by_the_server, in_scripts
 
 # A letter that only a text in this language has.
 LETTERS = {"ja": r"[\u3040-\u30ff]", "ko": r"[\uac00-\ud7a3]", "zh": r"[\u4e00-\u9fff]"}
@@ -129,3 +130,43 @@ def test_the_settings_are_translated(language):
         name: ["name", "tooltip"] for name in ids}
     assert set(found["settingsCategories"]) == groups
     assert all(re.search(LETTERS[language], text) for text in flat(found["settings"]).values())
+
+
+@cache
+def live(language: str) -> dict:
+    """Texts of the live view by their English: `live` those that it puts together, `notes` whole ones."""
+    return translations()[language]["SAG"]
+
+
+def values(text: str) -> list[str]:
+    """The names of what varies in a text."""
+    return re.findall(r"<(\w+)>", text)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_text_of_the_live_view_is_translated_and_no_other(language):
+    nameless = {re.sub(r"<\w+>", "<>", english) for english in live(language)["notes"]}
+    assert sorted(live(language)) == ["live", "notes"]
+    assert set(live(language)["live"]) == in_scripts("say")
+    assert nameless == {re.sub(r"<\w+>", "<>", english) for english in in_scripts("later")} | by_the_server()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_texts_of_the_live_view_are_in_their_language_and_hold_their_values(language):
+    written = LETTERS[language] + (f"|{LETTERS['zh']}" if language == "ja" else "")
+    texts = [pair for part in live(language).values() for pair in part.items()]
+    assert [text for _, text in texts if not re.search(written, re.sub(r"<\w+>", "", text))] == []
+    assert [text for english, text in texts if sorted(values(text)) != sorted(values(english))] == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_live_view_calls_inputs_and_settings_by_their_translated_names(language):
+    def name(key: str) -> str:
+        return translated(language)["SAGGuidance", "inputs", key, "name"]
+
+    texts, groups = live(language), translations()[language]["settingsCategories"]
+    assert name("scale") in texts["notes"]["scale is 0"]
+    assert name("schedule") in texts["notes"]["left out by the schedule"]
+    assert name("layer") in texts["live"]["no layer"]
+    assert groups["Live view"] in texts["live"]["Live view is off (Settings, Self-Attention Guidance)."]
+    assert groups["Self-Attention Guidance"] == texts["live"]["Self-Attention Guidance"]

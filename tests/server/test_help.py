@@ -1,4 +1,5 @@
-"""Help pages as the frontend asks for them: each node has one, that names its inputs and shows a picture."""
+"""Help pages as the frontend asks for them: each node has one, that shows a picture, explains it all and says what to
+do when it looks wrong."""
 
 import io
 import re
@@ -7,17 +8,21 @@ import urllib.request
 import pytest
 from PIL import Image
 
+from tests.tools.help_pages import INPUTS, OUTPUTS, PAGES, WRONG, is_said, quotes, sections
 from tools.provision import CHECKOUT
-
-PAGES = sorted(path.stem for path in (CHECKOUT / "web" / "docs").glob("*.md"))
-# Pages that explain every input; the others say in a sentence what to connect.
-COMPLETE = ("SAGGuidance", "SAGMaskOptions", "SAGSchedule", "SAGPreset", "SAGMaskPreview", "SAGFrequencyAnalysis",
-            "SAGMaskOverlap", "SAGVisualize", "SAGCompareGrid", "SAGABPairs", "SAGABScore")
 
 
 def fetch(server, path):
     with urllib.request.urlopen(f"{server.url}/extensions/{CHECKOUT.name}/docs/{path}") as answer:
         return answer.read()
+
+
+def page_of(server, node):
+    return fetch(server, f"{node}.md").decode("utf-8")
+
+
+def explained(text):
+    return set(re.findall(r"\*\*(\w+)\*\*", text))
 
 
 def test_every_node_has_a_page(server):
@@ -28,7 +33,7 @@ def test_every_node_has_a_page(server):
 
 @pytest.mark.parametrize("node", PAGES)
 def test_a_page_has_the_nodes_title_and_shows_a_picture(server, node):
-    page = fetch(server, f"{node}.md").decode("utf-8")
+    page = page_of(server, node)
     assert page.splitlines()[0] == f"# {server.object_info(node)['display_name']}"
     # The frontend puts the address of the page's folder before a picture's.
     (address,) = re.findall(r"!\[[^]]+\]\(([^):]+)\)", page)
@@ -37,9 +42,24 @@ def test_a_page_has_the_nodes_title_and_shows_a_picture(server, node):
     assert image.format == "PNG" and len(picture) < 150_000 and image.width <= 600
 
 
-@pytest.mark.parametrize("node", COMPLETE)
-def test_a_page_names_every_input(server, node):
-    page, info = fetch(server, f"{node}.md").decode("utf-8"), server.object_info(node)
+@pytest.mark.parametrize("node", PAGES)
+def test_a_page_begins_with_what_the_node_is_for_and_has_the_same_sections(server, node):
+    page = page_of(server, node)
+    assert re.match(r"# .+\n\n[A-Z]", page)
+    assert [name for name in sections(page) if name in (INPUTS, OUTPUTS, WRONG)] == [INPUTS, OUTPUTS, WRONG]
+    assert list(sections(page))[-1] == WRONG
+
+
+@pytest.mark.parametrize("node", PAGES)
+def test_a_page_names_every_input_and_every_output(server, node):
+    parts, info = sections(page_of(server, node)), server.object_info(node)
     inputs = {name for kind in ("required", "optional") for name in info["input_order"].get(kind, [])}
-    explained = set(re.findall(r"\*\*(\w+)\*\*", page))
-    assert inputs - {"model"} <= explained
+    assert inputs and inputs <= explained(parts[INPUTS])
+    assert set(info["output_name"]) <= explained(parts[OUTPUTS])
+
+
+@pytest.mark.parametrize("node", PAGES)
+def test_a_page_says_what_to_do_about_errors_that_there_are(server, node):
+    page = page_of(server, node)
+    assert len(re.findall(r"^- ", sections(page)[WRONG], re.MULTILINE)) >= 2
+    assert [quote for quote in quotes(page) if not is_said(quote)] == []

@@ -5,11 +5,11 @@ import re
 
 import pytest
 
+from tests.tools.help_pages import DOCS, PAGES, english, quotes, spans
 from tools.provision import CHECKOUT
 
-DOCS = CHECKOUT / "web" / "docs"
-PAGES = sorted(path.stem for path in DOCS.glob("*.md"))
 NODES = json.loads((CHECKOUT / "locales" / "ko" / "nodeDefs.json").read_text(encoding="utf-8"))
+NOTES = json.loads((CHECKOUT / "locales" / "ko" / "main.json").read_text(encoding="utf-8"))["SAG"]["notes"]
 # What both pages have in the same order.
 BUILD = {
     "headings": r"^#+(?= )",
@@ -18,10 +18,6 @@ BUILD = {
     "pictures": r"!\[[^]]+\]\(([^)]+)\)",
     "links": r"(?<!!)\[[^]]+\]\(([^)]+)\)",
 }
-
-
-def english(node: str) -> str:
-    return (DOCS / f"{node}.md").read_text(encoding="utf-8")
 
 
 def korean(node: str) -> str:
@@ -58,10 +54,7 @@ def test_a_page_is_built_as_the_english_one(node):
 @pytest.mark.parametrize("node", PAGES)
 def test_a_page_names_every_input_as_the_node_and_as_the_errors_do(node):
     page = korean(node)
-    inputs = NODES[node]["inputs"]
-    if node == "SAGSampler":  # the rest is on the page of the node that it refers to
-        inputs = {name: inputs[name] for name in ("sampler", "scale")}
-    lost = [name for name, text in inputs.items() if f"**{text['name']}** (`{name}`)" not in page]
+    lost = [name for name, text in NODES[node]["inputs"].items() if f"**{text['name']}** (`{name}`)" not in page]
     assert lost == []
 
 
@@ -84,6 +77,15 @@ def test_code_and_numbers_stay_as_they_are(node):
     assert [code for code in re.findall(r"`([^`]+)`", text) if f"`{code}`" not in page] == []
     kept = set(re.findall(r"(?<![\w.])\d+(?:[.,]\d+)*(?!\w|,\d)", text))
     assert sorted(kept - set(re.findall(r"(?<![a-zA-Z\d.])\d+(?:[.,]\d+)*", page))) == []
+
+
+@pytest.mark.parametrize("node", PAGES)
+def test_errors_and_notes_are_quoted_as_the_user_sees_them(node):
+    """Errors come in English, the notes on a node in the user's language."""
+    shown = [span for span in spans(korean(node)) if len(span.split()) > 2]
+    for quote in quotes(english(node)):
+        notes = [note for text, note in NOTES.items() if quote in text]
+        assert any(span in notes[0] for span in shown) if notes else quote in shown, quote
 
 
 @pytest.mark.parametrize("node", PAGES)

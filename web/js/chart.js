@@ -1,4 +1,6 @@
 // The mask's share of the image at every step, as bars; a click goes to a step.
+import { say } from "./texts.js";
+
 const GUIDED = "#e1cc55";
 const OTHER = "#8a8678";
 const HERE = "#ffffff";
@@ -29,8 +31,9 @@ export function makeChart(onStep) {
       });
       const share = frames[current]?.coverage;
       canvas.title = typeof share === "number"
-        ? `Mask: ${Math.round(share * 100)} % of the image. Yellow bars are guided steps; click one to see it.`
-        : "The mask's share of the image at every step; click one to see it.";
+        ? say("Mask: <share> % of the image. Yellow bars are guided steps; click one to see it.",
+          { share: Math.round(share * 100) })
+        : say("The mask's share of the image at every step; click one to see it.");
     },
   };
 }

@@ -1,49 +1,57 @@
 // A run in words, for the line under its picture.
+import { say, translate } from "./texts.js";
 
 /** What there is to say of a run, in short: layer, grid, branch, steps guided and skipped, and why. */
 export function describeRun(run, live) {
-  if (!run && live) return "The attention shows here when a run samples.";
-  if (!run) return "Live view is off (Settings, Self-Attention Guidance).";
-  if (run.problem) return run.problem;
-  const parts = [run.about.layer || "no layer"];
+  if (!run && live) return say("The attention shows here when a run samples.");
+  if (!run) return say("Live view is off (Settings, Self-Attention Guidance).");
+  if (run.problem) return translate(run.problem);
+  const parts = [run.about.layer || say("no layer")];
   const grid = run.frames.find((frame) => frame.grid)?.grid;
-  if (grid) parts.push(`${grid[1]}x${grid[0]} tokens`);
+  if (grid) parts.push(say("<grid> tokens", { grid: `${grid[1]}x${grid[0]}` }));
   const branches = [...new Set(run.frames.map((frame) => frame.branch).filter(Boolean))];
   if (branches.length) parts.push(branches.join(", "));
   parts.push(counts(run));
-  if (run.about.batch > 1) parts.push(`image 1 of ${run.about.batch}`);
-  if (run.about.video > 1) parts.push(`frame ${Math.floor(run.about.video / 2) + 1} of ${run.about.video}`);
+  const { batch, video } = run.about;
+  if (batch > 1) parts.push(say("image <index> of <count>", { index: 1, count: batch }));
+  if (video > 1) parts.push(say("frame <index> of <count>", { index: Math.floor(video / 2) + 1, count: video }));
   const text = parts.filter(Boolean).join(" \u00b7 ");
-  return [text, ...run.notes.map((note) => `\u26a0 ${note}`)].join("\n");
+  return [text, ...run.notes.map((note) => `\u26a0 ${translate(note)}`)].join("\n");
 }
 
 function counts(run) {
   const end = run.end;
-  if (end && end.steps === 0 && !run.frames.length) return "no step was sampled";
+  if (end && end.steps === 0 && !run.frames.length) return say("no step was sampled");
   const guided = end?.guided ?? run.frames.filter((frame) => frame.guided).length;
   const skipped = end?.skipped ?? run.frames.filter((frame) => !frame.guided).length;
   const state = end && !["finished", undefined].includes(end.state) ? ` (${ended(end.state)})` : "";
-  if (run.about.kind === "record") return `${end?.steps ?? run.frames.length} steps recorded${state}`;
+  const count = end?.steps ?? run.frames.length;
+  if (run.about.purpose === "record") return say("<count> steps recorded", { count }) + state;
   const why = reasons(run);
-  return `${guided} guided, ${skipped} skipped${why ? ` (${why})` : ""}${state}`;
+  return say("<guided> guided, <skipped> skipped", { guided, skipped }) + (why ? ` (${why})` : "") + state;
 }
 
-const ended = (state) => (/Interrupt/.test(state) ? "interrupted" : state === "stopped" ? "view stopped" : "failed");
+function ended(state) {
+  if (/Interrupt/.test(state)) return say("interrupted");
+  return state === "stopped" ? say("view stopped") : say("failed");
+}
 
 /** Why steps were skipped; with counts where there are several reasons. */
 function reasons(run) {
   const why = { ...(run.end?.why ?? {}) };
   if (!run.end) for (const frame of run.frames) if (frame.why) why[frame.why] = (why[frame.why] ?? 0) + 1;
-  const entries = Object.entries(why);
-  return entries.length > 1 ? entries.map(([reason, n]) => `${n} ${reason}`).join(", ") : entries[0]?.[0] ?? "";
+  const all = Object.entries(why).map(([reason, count]) => ({ reason: translate(reason), count }));
+  return all.length > 1 ? all.map((one) => say("<count> <reason>", one)).join(", ") : all[0]?.reason ?? "";
 }
 
 /** A step in words. */
 export function describeStep(run, index) {
   const frame = run.frames[index];
   if (!frame) return "";
-  const name = frame.step === null || frame.step === undefined ? `evaluation ${index}` : `step ${frame.step}`;
-  const sigma = typeof frame.sigma === "number" ? `, sigma ${frame.sigma.toPrecision(3)}` : "";
-  const share = typeof frame.coverage === "number" ? `, mask ${Math.round(frame.coverage * 100)} %` : "";
-  return `${name}${sigma}${share}`;
+  const { step, sigma, coverage } = frame;
+  const isStep = step !== null && step !== undefined;
+  const parts = [isStep ? say("step <step>", { step }) : say("evaluation <index>", { index })];
+  if (typeof sigma === "number") parts.push(say("sigma <sigma>", { sigma: sigma.toPrecision(3) }));
+  if (typeof coverage === "number") parts.push(say("mask <share> %", { share: Math.round(coverage * 100) }));
+  return parts.join(", ");
 }

@@ -4,10 +4,11 @@ import { app } from "../../../scripts/app.js";
 import { everyNode, shownId, VIEWED, workflowId } from "./graph.js";
 import { addFrame, addNote, endRun, loadRun, runsOf, sayInstead, startRun } from "./runs.js";
 import { forget, isLive, tell } from "./settings.js";
+import { later, say, translate } from "./texts.js";
 
 const SAMPLED = VIEWED.filter((type) => type !== "SAGMaskPreview");
-const CACHED = "This result was kept from an earlier run, so nothing was sampled; another seed samples again.";
-const NOTHING_SAMPLED = "No step was sampled: the sampler had none to take, or does not use this node's output.";
+const CACHED = later("This result was kept from an earlier run, so nothing was sampled; another seed samples again.");
+const NOTHING_SAMPLED = later("No step was sampled: the sampler had none to take, or does not use this node's output.");
 
 /** Start listening. */
 export function listen() {
@@ -27,7 +28,8 @@ function heard({ kind, workflow, prompt, node, ...data }) {
   else if (kind === "kept" && data.file) loadRun(workflow, id, prompt, data.file);
   else if (kind === "note") {
     addNote(workflow, id, prompt, data.text);
-    app.extensionManager?.toast?.add({ severity: "warn", summary: "Self-Attention Guidance", detail: data.text, life: 10000 });
+    const [summary, detail] = [say("Self-Attention Guidance"), translate(data.text)];
+    app.extensionManager?.toast?.add({ severity: "warn", summary, detail, life: 10000 });
   }
 }
 

@@ -4,15 +4,17 @@ import { describeRun } from "./describe.js";
 import { listen } from "./events.js";
 import { everyNode, idsOf, VIEWED, workflowId } from "./graph.js";
 import { openLarge } from "./large.js";
+import { textHeight } from "./measure.js";
+import { restoreResults, showResults } from "./result.js";
 import { onRuns, restoreRuns, runsOf } from "./runs.js";
 import { colourMap, isLive, onSettings, settings, viewSize } from "./settings.js";
+import { followLanguage, onLanguage } from "./texts.js";
 import { Viewer } from "./viewer.js";
 
-// Sizes on a node, in graph units: of everything, and of lines and letters where there is only a text.
+// Sizes on a node, in graph units: of everything, and of what is beside a text.
 const OPEN = 330;
 const WIDE = 260;
-const LINE = 15;
-const LETTER = 5.6;
+const PADDING = 25;
 const MOST_LINES = 6;
 const viewers = new WeakMap(); // node -> Viewer
 
@@ -30,8 +32,7 @@ function attach(node) {
   viewers.set(node, viewer);
   viewer.height = () => {
     if (viewer.run?.frames.length) return OPEN;
-    const lines = Math.ceil((describeRun(viewer.run, isLive()).length * LETTER) / (Math.max(node.size[0], WIDE) - 20));
-    return 25 + LINE * Math.min(lines, MOST_LINES);
+    return PADDING + textHeight(describeRun(viewer.run, isLive()), Math.max(node.size[0], WIDE), MOST_LINES);
   };
   const widget = node.addDOMWidget("sag_view", "SAG_VIEW", viewer.element, {
     serialize: false, // not part of the prompt
@@ -49,12 +50,13 @@ function refresh(node) {
   const workflow = workflowId();
   const ids = idsOf(node);
   const all = ids.map((id) => runsOf(workflow, id)).filter((runs) => runs.length);
-  const before = viewer.height();
+  const before = viewer.shown ?? viewer.height();
   const [runs = []] = all.sort((a, b) => b.at(-1).at - a.at(-1).at); // of one subgraph used several times, the last
   viewer.update([...runs]);
   viewer.large?.update([...runs]);
-  viewer.element.style.minHeight = `${viewer.height() - 20}px`;
-  if (viewer.height() > before) {
+  viewer.shown = viewer.height();
+  viewer.element.style.minHeight = `${viewer.shown - 20}px`;
+  if (viewer.shown > before) {
     const [width, height] = node.computeSize();
     node.setSize([Math.max(node.size[0], width, WIDE), Math.max(node.size[1], height)]);
   }
@@ -78,6 +80,8 @@ app.registerExtension({
     addStyle();
     listen();
     onSettings(refreshAll);
+    onLanguage(refreshAll);
+    followLanguage();
     onRuns(({ workflow, node: id }) => {
       if (workflow && workflow !== workflowId()) return;
       for (const [other, node] of everyNode()) if (other === id) refresh(node);
@@ -85,7 +89,9 @@ app.registerExtension({
   },
   nodeCreated(node) {
     if (VIEWED.includes(node.comfyClass)) attach(node);
+    showResults(node);
   },
+  onNodeOutputsUpdated: restoreResults,
   async afterConfigureGraph() {
     refreshAll();
     if ([...everyNode()].some(([, node]) => viewers.has(node))) await restoreRuns(workflowId());

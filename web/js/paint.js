@@ -1,7 +1,7 @@
 // Drawing a step: the forming image, and over it the attention in colour, the mask, or the one where the other is.
 import { colourTable } from "./colours.js";
 
-export const MODES = { overlay: "overlay", heatmap: "heat map", mask: "mask" };
+export const MODES = ["overlay", "heatmap", "mask"];
 
 const images = new WeakMap(); // frame -> its decoded image
 const bytes = new WeakMap(); // frame -> { map, mask }

@@ -1,6 +1,7 @@
 // Runs by workflow and node: those that are under way, and those that the server has kept.
 import { api } from "../../../scripts/api.js";
 import { rootGraph } from "./graph.js";
+import { later } from "./texts.js";
 
 const FILE_VERSION = 1;
 const runs = new Map(); // "workflow node" -> runs of the latest prompt
@@ -51,44 +52,58 @@ export function sayInstead(workflow, node, prompt, problem) {
   announce(workflow, node);
 }
 
+/** What the server answers; anything but an answer is an error. */
+async function fetchJson(path, options) {
+  const answer = await api.fetchApi(path, options);
+  if (answer.status === 404) throw new Error(later("the server no longer has it"));
+  if (!answer.ok) throw new Error(later("status <status>", { status: answer.status }));
+  return answer.json();
+}
+
+function sayCannotBeShown(workflow, node, prompt, error) {
+  const problem = later("The pictures of the last run cannot be shown: <reason>.", { reason: error.message });
+  sayInstead(workflow, node, prompt, problem);
+}
+
 /** Load a kept run. Whatever is wrong with its file is said in its place. */
 export async function loadRun(workflow, node, prompt, file) {
   try {
     const query = new URLSearchParams({ filename: file, subfolder: "sag_live", type: "temp" });
-    const answer = await api.fetchApi(`/view?${query}`, { cache: "no-store" });
-    if (!answer.ok) throw new Error(answer.status === 404 ? "the server no longer has it" : `status ${answer.status}`);
-    const { frames, end, version, ...about } = checked(await answer.json());
+    const { frames, end, version, ...about } = checked(await fetchJson(`/view?${query}`, { cache: "no-store" }));
     const run = { prompt, about, frames, end, notes: end?.notes ?? [], at: Date.now() };
     const before = runsOf(workflow, node).filter((other) => other.prompt === prompt && other.about);
     runs.set(keyOf(workflow, node), [...before, run]);
     announce(workflow, node);
   } catch (error) {
-    sayInstead(workflow, node, prompt, `The pictures of the last run cannot be shown: ${error.message}.`);
+    sayCannotBeShown(workflow, node, prompt, error);
   }
 }
 
 function checked(film) {
-  if (film?.version !== FILE_VERSION || !Array.isArray(film.frames)) throw new Error("its file holds no run");
+  if (film?.version !== FILE_VERSION || !Array.isArray(film.frames)) throw new Error(later("its file holds no run"));
   const isFrame = (frame) => typeof frame === "object" && frame !== null
     && (frame.map === undefined || (typeof frame.map === "string" && Array.isArray(frame.grid)));
-  if (!film.frames.every(isFrame)) throw new Error("its file is damaged");
+  if (!film.frames.every(isFrame)) throw new Error(later("its file is damaged"));
   return film;
 }
 
 /** Load what the server has kept of the open workflow for nodes that show nothing yet. */
 export async function restoreRuns(workflow) {
+  let nodes = [];
+  const withoutRuns = () => nodes.filter((node) => !runsOf(workflow, node).length);
   try {
-    const kept = await (await api.fetchApi(`/sag/runs?workflow=${encodeURIComponent(workflow)}`)).json();
+    const kept = await fetchJson(`/sag/runs?workflow=${encodeURIComponent(workflow)}`);
     if (!Array.isArray(kept) || !kept.length) return;
+    nodes = [...new Set(kept.map((run) => run.node))];
     const order = await byHistory([...new Set(kept.map((run) => run.prompt))]);
-    const nodes = new Set(kept.map((run) => run.node).filter((node) => !runsOf(workflow, node).length));
-    for (const node of nodes) {
+    for (const node of withoutRuns()) {
       const prompt = order.find((one) => kept.some((run) => run.node === node && run.prompt === one));
       const own = kept.filter((run) => run.node === node && run.prompt === prompt).reverse();
       for (const run of own) await loadRun(workflow, node, prompt, run.file);
     }
   } catch (error) {
     console.warn("SAG: earlier runs cannot be shown:", error);
+    for (const node of withoutRuns()) sayCannotBeShown(workflow, node, "", error);
   }
 }
 
@@ -98,7 +113,7 @@ async function byHistory(prompts) {
   const own = widgets(rootGraph().serialize().nodes);
   const found = [];
   for (const prompt of prompts.slice(0, 8)) {
-    const entry = (await (await api.fetchApi(`/history/${encodeURIComponent(prompt)}`)).json())?.[prompt];
+    const entry = (await fetchJson(`/history/${encodeURIComponent(prompt)}`))?.[prompt];
     if (!entry) continue;
     if (widgets(entry.prompt?.[3]?.extra_pnginfo?.workflow?.nodes) === own) return [prompt, ...prompts];
     found.push(prompt);

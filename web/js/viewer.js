@@ -2,13 +2,15 @@
 import { makeChart } from "./chart.js";
 import { describeRun, describeStep } from "./describe.js";
 import { imageOf, MODES, paint } from "./paint.js";
+import { language, say } from "./texts.js";
 
 const FRAMES_PER_SECOND = 6;
 const DEFAULTS = { mode: "overlay", opacity: 0.6 };
+const nameOf = (mode) => ({ overlay: say("overlay"), heatmap: say("heat map"), mask: say("mask") })[mode];
 
 /** What a user may choose, from what a workflow holds; anything else falls back to the defaults. */
 export function validChoices(saved) {
-  const mode = Object.hasOwn(MODES, saved?.mode) ? saved.mode : DEFAULTS.mode;
+  const mode = MODES.includes(saved?.mode) ? saved.mode : DEFAULTS.mode;
   const opacity = Number(saved?.opacity ?? DEFAULTS.opacity);
   return { mode, opacity: opacity >= 0 && opacity <= 1 ? opacity : DEFAULTS.opacity };
 }
@@ -25,7 +27,7 @@ export class Viewer {
   constructor({ choices, onChoice, display, onDouble }) {
     Object.assign(this, { choices, onChoice, display, runs: [], chosen: null, at: 0, follows: true });
     this.element = make("div", "sag-view sag-empty");
-    this.canvas = make("canvas", "", { title: "Double click to enlarge" });
+    this.canvas = make("canvas", "");
     this.canvas.addEventListener("dblclick", (event) => {
       event.stopPropagation();
       onDouble();
@@ -42,9 +44,9 @@ export class Viewer {
 
   stepRow() {
     const row = make("div", "sag-row");
-    this.play = make("button", "sag-play", { type: "button", textContent: "\u25b6", ariaLabel: "Play the steps" });
+    this.play = make("button", "sag-play", { type: "button", textContent: "\u25b6" });
     this.play.addEventListener("click", () => this.togglePlay());
-    this.slider = make("input", "sag-step", { type: "range", min: 0, step: 1, ariaLabel: "Step" });
+    this.slider = make("input", "sag-step", { type: "range", min: 0, step: 1 });
     this.slider.addEventListener("input", () => this.go(Number(this.slider.value)));
     this.stepName = make("span", "sag-step-name");
     row.append(this.play, this.slider, this.stepName);
@@ -53,19 +55,31 @@ export class Viewer {
 
   choiceRow() {
     const row = make("div", "sag-row");
-    this.mode = make("select", "sag-mode", { ariaLabel: "What is shown" });
-    for (const [value, text] of Object.entries(MODES)) this.mode.append(new Option(text, value));
+    this.mode = make("select", "sag-mode");
+    for (const mode of MODES) this.mode.append(new Option(mode, mode));
     this.mode.addEventListener("change", () => this.choose({ mode: this.mode.value }));
-    const range = { type: "range", min: 0, max: 1, step: 0.05 };
-    this.opacity = make("input", "sag-opacity", { ...range, ariaLabel: "Opacity", title: "Opacity" });
+    this.opacity = make("input", "sag-opacity", { type: "range", min: 0, max: 1, step: 0.05 });
     this.opacity.addEventListener("input", () => this.choose({ opacity: Number(this.opacity.value) }));
-    this.which = make("select", "sag-run", { ariaLabel: "Which run" });
+    this.which = make("select", "sag-run");
     this.which.addEventListener("change", () => {
       this.chosen = this.runs[Number(this.which.value)];
       this.go(this.run.frames.length - 1);
     });
     row.append(this.mode, this.opacity, this.which);
     return row;
+  }
+
+  /** Name everything in the user's language. */
+  name() {
+    this.spoken = language();
+    this.canvas.title = say("Double click to enlarge");
+    this.play.ariaLabel = say("Play the steps");
+    this.slider.ariaLabel = say("Step");
+    this.mode.ariaLabel = say("What is shown");
+    for (const option of this.mode.options) option.text = nameOf(option.value);
+    this.opacity.ariaLabel = this.opacity.title = say("Opacity");
+    this.which.ariaLabel = say("Which run");
+    this.which.replaceChildren(); // so that they are named anew
   }
 
   get run() {
@@ -129,6 +143,7 @@ export class Viewer {
   }
 
   async draw() {
+    if (this.spoken !== language()) this.name();
     const run = this.run;
     const { colours, pixels, live } = this.display();
     this.status.textContent = describeRun(run, live);
@@ -142,8 +157,11 @@ export class Viewer {
     this.mode.value = choices.mode;
     this.opacity.value = choices.opacity;
     this.which.hidden = this.runs.length < 2;
-    if (this.which.options.length !== this.runs.length)
-      this.which.replaceChildren(...this.runs.map((_, i) => new Option(`run ${i + 1} of ${this.runs.length}`, i)));
+    const count = this.runs.length;
+    if (this.which.options.length !== count) {
+      const names = this.runs.map((_, i) => say("run <index> of <count>", { index: i + 1, count }));
+      this.which.replaceChildren(...names.map((name, i) => new Option(name, i)));
+    }
     this.which.value = this.runs.indexOf(run);
     this.chart.draw(run.frames, this.at);
     const image = await imageOf(frame.image ? frame : run.about);

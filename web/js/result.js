@@ -1,0 +1,47 @@
+// What a node says of its result: what was recognised, where settings come from, the name of a file, figures.
+import { everyNode, VIEWED } from "./graph.js";
+import { textHeight } from "./measure.js";
+
+const MOST_LINES = 12;
+const PADDING = 10;
+const elements = new WeakMap(); // node -> where its text is
+
+/** Show the text that comes with a node's results, whenever it has some. */
+export function showResults(node) {
+  if (!node.comfyClass?.startsWith("SAG") || VIEWED.includes(node.comfyClass)) return;
+  const before = node.onExecuted;
+  node.onExecuted = function (output, ...rest) {
+    before?.call(this, output, ...rest);
+    show(this, output?.text);
+  };
+}
+
+/** Show the texts of results that come back with a graph, by the server's ids of nodes. */
+export function restoreResults(outputs) {
+  for (const [id, node] of everyNode()) if (outputs?.[id]?.text) show(node, outputs[id].text);
+}
+
+function show(node, lines) {
+  const text = (Array.isArray(lines) ? lines : [lines]).filter((line) => typeof line === "string").join("\n").trim();
+  if (!text) return;
+  if (!elements.has(node)) elements.set(node, attach(node));
+  elements.get(node).textContent = text;
+  const [width, height] = node.computeSize();
+  node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
+  node.graph?.setDirtyCanvas(true, true);
+}
+
+function attach(node) {
+  const element = Object.assign(document.createElement("div"), { className: "sag-result" });
+  element.setAttribute("role", "status");
+  for (const type of ["pointerdown", "dblclick"]) element.addEventListener(type, (event) => event.stopPropagation());
+  const height = () => PADDING + textHeight(element.textContent, node.size[0], MOST_LINES);
+  const widget = node.addDOMWidget("sag_result", "SAG_RESULT", element, {
+    serialize: false, // not part of the prompt
+    hideOnZoom: false,
+    getMinHeight: height,
+    getMaxHeight: height,
+  });
+  widget.serialize = false; // nor of the workflow
+  return element;
+}
