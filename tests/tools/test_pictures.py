@@ -32,6 +32,13 @@ def test_the_page_of_presets_lists_them_as_they_are():
     assert "The threshold is 1 in all of them." in page and {one.threshold for one in PRESETS.values()} == {1.0}
 
 
+def test_the_readme_recommends_the_presets_as_they_are():
+    page = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    for name, one in PRESETS.items():
+        row = f"| {name} | {one.scale:g} | {one.blur_sigma:g} | {one.layer} | {one.blur_kernel} | {one.source} |"
+        assert row in page.splitlines()
+
+
 def test_a_graph_wires_nodes_by_their_outputs():
     graph = Graph()
     loader = graph("Loader", name="a")
