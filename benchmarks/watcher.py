@@ -29,7 +29,7 @@ class Shown:
     Args:
         frames: steps that were shown.
         size: characters of their messages, JSON.
-        dropped: steps that were left out because the encoder was behind.
+        dropped: steps that were left out: the encoder was behind, or showing them would have slowed the run.
     """
 
     frames: int

@@ -12,7 +12,7 @@ import os
 import re
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Client:
         side: longest side of the pictures it wants; 0 for none.
         sid: of its connection.
         workflow, prompt, node: what runs.
+        run: its id; the next run of a node may begin before all of this one is sent.
     """
 
     side: int
@@ -43,20 +44,21 @@ class Client:
     workflow: str
     prompt: str
     node: str
+    run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
     def send(self, kind: str, data: dict) -> None:
         """Tell it something, from any thread."""
-        about = {"kind": kind, "workflow": self.workflow, "prompt": self.prompt, "node": self.node}
+        about = {"kind": kind, "workflow": self.workflow, "prompt": self.prompt, "node": self.node, "run": self.run}
         PromptServer.instance.send_sync(EVENT, data | about, self.sid)
 
     def keep(self, film: dict) -> str | None:
         """Keep a run in a file of the host's temporary folder; its name."""
-        name = "_".join([*map(_part, (self.workflow, self.prompt, self.node)), uuid.uuid4().hex[:8]]) + ".json"
+        name = "_".join([*map(_part, (self.workflow, self.prompt, self.node)), self.run]) + ".json"
         path = live_folder() / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_suffix(".part")
-            unfinished.write_text(json.dumps(film, allow_nan=False), encoding="utf-8")
+            unfinished.write_text(json.dumps(film | {"run": self.run}, allow_nan=False), encoding="utf-8")
             os.replace(unfinished, path)
             for old in _kept("*")[KEPT:]:
                 old.unlink(missing_ok=True)

@@ -208,6 +208,9 @@ def test_the_keyboard_moves_the_step_and_leaves_the_graph_alone(frontend):
         frontend.page.keyboard.press(key)
         frontend.wait_drawn(f"{step} ")
     assert frontend.page.evaluate(nodes) == before
+    frontend.page.evaluate("() => { window.heard = []; window.over = ''; }")
+    frontend.page.keyboard.press("Control+Enter")
+    frontend.finish()
 
 
 def test_settings(frontend):
@@ -314,6 +317,22 @@ def test_two_passes_of_one_prompt_are_two_runs(frontend):
     expect(which.locator("option:checked")).to_have_text("run 2 of 2")
     which.select_option("run 1 of 2")
     frontend.wait_drawn("5 ")
+
+
+def test_runs_that_overlap_and_long_ones_are_kept_in_order(frontend):
+    """The last steps of a run are sent while the next one begins; of a long run every second step is left out."""
+    first, second, seen = frontend.page.evaluate("""async (modules) => {
+        const { addFrame, endRun, runsOf, startRun } = await import(`${modules}/runs.js?alone`);
+        const steps = (run) => run.frames.map((frame) => frame.step);
+        for (const run of ['a', 'b']) startRun('w', '1', 'p', { run });
+        for (let step = 0; step < 998; step++) addFrame('w', '1', { run: 'b', step, guided: step % 2 === 0 });
+        addFrame('w', '1', { run: 'a', step: 0 });
+        endRun('w', '1', 'p', { run: 'a' });
+        const [a, b] = runsOf('w', '1');
+        return [steps(a), b.end === null ? steps(b) : [], b.seen];
+    }""", MODULES)
+    assert first == [0] and (seen["steps"], seen["guided"], seen["skipped"]) == (998, 499, 499)
+    assert second == [*range(0, 998, 8), 997]
 
 
 def test_runs_and_steps_in_words(frontend):

@@ -38,3 +38,24 @@ def test_nodes_say_in_words_what_came_of_them(frontend: Frontend):
             expect(frontend.page.locator("[data-node-id] .sag-result", has_text=text)).to_have_count(1)
     finally:
         frontend.set("Comfy.VueNodes.Enabled", False)
+
+
+def test_results_come_back_with_their_tab_inside_subgraphs_too(frontend: Frontend):
+    frontend.load(quickstart(steps=2))
+    frontend.page.evaluate(ADD)
+    frontend.page.evaluate("""() => {
+        const graph = window.app.rootGraph;
+        graph.convertToSubgraph(new Set([graph.nodes.find((node) => node.type === 'SAGSaveTrace')]));
+    }""")
+    workflow = frontend.page.evaluate("window.app.rootGraph.id")
+    frontend.queue()
+    frontend.load(quickstart())
+    tabs = frontend.page.locator(".workflow-tab")
+    tabs.nth(tabs.count() - 2).click()
+    frontend.page.wait_for_function("id => window.app.rootGraph.id === id", arg=workflow)
+    frontend.page.evaluate("""() => {
+        const outer = window.app.rootGraph.nodes.find((node) => node.subgraph);
+        window.app.canvas.openSubgraph(outer.subgraph, outer);
+    }""")
+    expect(frontend.page.locator(".sag-result", has_text=".sag.safetensors")).to_have_count(1)
+    frontend.page.evaluate("window.app.canvas.setGraph(window.app.rootGraph)")

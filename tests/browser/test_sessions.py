@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 
-from tools.frontend import Frontend, expect, frames_of, kept_files, quickstart
+from tools.frontend import MODULES, Frontend, expect, frames_of, kept_files, quickstart
 from tools.prompt import find_node, with_input
 from tools.provision import CHECKOUT
 
@@ -22,6 +22,26 @@ def test_a_reload_restores_the_run_from_history(frontend):
     expect(frontend.viewer().locator(".sag-status")).to_have_text(status)
     frontend.viewer().locator(".sag-step").fill("1")
     frontend.wait_drawn("1 ")
+
+
+def test_a_run_that_began_before_the_page_was_opened_is_shown_at_its_end(frontend):
+    """Unless another run has begun meanwhile."""
+    frontend.load(quickstart())
+    frontend.start()
+    frontend.page.wait_for_function("() => window.over && window.heard.some((event) => event.kind === 'end')")
+    (end,) = (event for event in frontend.finish() if event["kind"] == "end")
+    early, late = frontend.page.evaluate("""async ([modules, end]) => {
+        const { addFrame, endRun, runsOf, startRun } = await import(`${modules}/runs.js?late`);
+        const { workflow, node, prompt, run } = end;
+        const shown = async (other) => {
+            if (other) startRun(workflow, node, other, { run: other });
+            addFrame(workflow, node, { run, step: 5 });
+            await endRun(workflow, node, prompt, end);
+            return runsOf(workflow, node).map((one) => [one.prompt, one.frames.length]);
+        };
+        return [await shown(), await shown('another')];
+    }""", [MODULES, end])
+    assert early == [[end["prompt"], 6]] and late == [["another", 0]]
 
 
 def test_a_connection_that_was_lost_and_regained_is_told_again(frontend):
@@ -70,7 +90,7 @@ def test_an_interrupted_run_keeps_what_it_has_shown(frontend, server):
     (end,) = (event for event in heard if event["kind"] == "end")
     shown = len(frames_of(heard))
     assert 2 <= shown < 1000
-    frontend.wait_drawn(f"{shown - 1} ")
+    expect(frontend.viewer().locator(".sag-step-name")).to_contain_text(f"step {frames_of(heard)[-1]['step']},")
     expect(frontend.viewer().locator(".sag-status")).to_contain_text(f"{end['guided']} guided, 0 skipped (interrupted)")
     film = json.loads((kept_files(server)[0].parent / end["file"]).read_text(encoding="utf-8"))
     assert film["frames"] and film["end"]["state"] == end["state"]

@@ -20,14 +20,11 @@ export function describeRun(run, live) {
 }
 
 function counts(run) {
-  const end = run.end;
-  if (end && end.steps === 0 && !run.frames.length) return say("no step was sampled");
-  const guided = end?.guided ?? run.frames.filter((frame) => frame.guided).length;
-  const skipped = end?.skipped ?? run.frames.filter((frame) => !frame.guided).length;
-  const state = end && !["finished", undefined].includes(end.state) ? ` (${ended(end.state)})` : "";
-  const count = end?.steps ?? run.frames.length;
-  if (run.about.purpose === "record") return say("<count> steps recorded", { count }) + state;
-  const why = reasons(run);
+  const { steps, guided, skipped, why: reasons } = run.end ?? run.seen;
+  if (run.end && steps === 0 && !run.frames.length) return say("no step was sampled");
+  const state = run.end && !["finished", undefined].includes(run.end.state) ? ` (${ended(run.end.state)})` : "";
+  if (run.about.purpose === "record") return say("<count> steps recorded", { count: steps }) + state;
+  const why = because(reasons);
   return say("<guided> guided, <skipped> skipped", { guided, skipped }) + (why ? ` (${why})` : "") + state;
 }
 
@@ -37,10 +34,8 @@ function ended(state) {
 }
 
 /** Why steps were skipped; with counts where there are several reasons. */
-function reasons(run) {
-  const why = { ...(run.end?.why ?? {}) };
-  if (!run.end) for (const frame of run.frames) if (frame.why) why[frame.why] = (why[frame.why] ?? 0) + 1;
-  const all = Object.entries(why).map(([reason, count]) => ({ reason: translate(reason), count }));
+function because(reasons) {
+  const all = Object.entries(reasons ?? {}).map(([reason, count]) => ({ reason: translate(reason), count }));
   return all.length > 1 ? all.map((one) => say("<count> <reason>", one)).join(", ") : all[0]?.reason ?? "";
 }
 

@@ -6,6 +6,7 @@ import { addFrame, addNote, endRun, loadRun, runsOf, sayInstead, startRun } from
 import { forget, isLive, tell } from "./settings.js";
 import { later, say, translate } from "./texts.js";
 
+let started = ""; // the workflow that was open when the latest prompt began
 const SAMPLED = VIEWED.filter((type) => type !== "SAGMaskPreview");
 const CACHED = later("This result was kept from an earlier run, so nothing was sampled; another seed samples again.");
 const NOTHING_SAMPLED = later("No step was sampled: the sampler had none to take, or does not use this node's output.");
@@ -23,7 +24,7 @@ export function listen() {
 function heard({ kind, workflow, prompt, node, ...data }) {
   const id = shownId(node);
   if (kind === "start") startRun(workflow, id, prompt, data);
-  else if (kind === "frame") addFrame(workflow, id, prompt, data);
+  else if (kind === "frame") addFrame(workflow, id, data);
   else if (kind === "end") endRun(workflow, id, prompt, data);
   else if (kind === "kept" && data.file) loadRun(workflow, id, prompt, data.file);
   else if (kind === "note") {
@@ -34,19 +35,16 @@ function heard({ kind, workflow, prompt, node, ...data }) {
 }
 
 /** Why one of these nodes refused its inputs, on the node itself. */
-function failed({ node_id: node, prompt_id: prompt, exception_message: message }) {
-  const id = shownId(node);
-  const viewed = [...everyNode()].some(([other, { comfyClass }]) => other === id && VIEWED.includes(comfyClass));
-  if (viewed && message) sayInstead(workflowId(), id, prompt, message.trim());
+function failed({ node_id: node, node_type: type, prompt_id: prompt, exception_message: message }) {
+  if (VIEWED.includes(type) && message) sayInstead(started || workflowId(), shownId(node), prompt, message.trim());
 }
 
 /** A sampler without steps tells nobody, nor does a result from the cache: say so on nodes that would show nothing. */
 function watchForRunsWithoutSteps() {
-  let workflow = "";
   let executed = new Set();
   let cached = new Set();
   api.addEventListener("execution_start", () => {
-    workflow = workflowId();
+    started = workflowId();
     executed = new Set();
     cached = new Set();
   });
@@ -58,6 +56,7 @@ function watchForRunsWithoutSteps() {
     if (node) executed.add(shownId(node));
   });
   api.addEventListener("execution_success", ({ detail }) => {
+    const workflow = started;
     if (workflow !== workflowId() || !isLive()) return;
     for (const [id, node] of everyNode()) {
       const runs = runsOf(workflow, id);

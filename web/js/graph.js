@@ -19,5 +19,9 @@ export function* everyNode(graph = rootGraph(), path = "") {
 /** The server's ids of a node: several where its subgraph is used more than once. */
 export const idsOf = (node) => [...everyNode()].filter(([, other]) => other === node).map(([id]) => id);
 
+/** A node's results among the frontend's, which knows nodes inside subgraphs by those subgraphs' own ids. */
+export const outputsOf = (node, outputs) =>
+  outputs?.[node.graph === rootGraph() ? node.id : `${node.graph?.id}:${node.id}`];
+
 /** The id of a node that is in the graph: nodes that a loop node made are shown on the node they came from. */
 export const shownId = (id) => String(id).split(".")[0];

@@ -1,4 +1,5 @@
 // A viewer that fills the window.
+import { say } from "./texts.js";
 import { Viewer } from "./viewer.js";
 
 const LARGE_PIXELS = 1024;
@@ -7,6 +8,7 @@ const LARGE_PIXELS = 1024;
 export function openLarge(small) {
   const dialog = document.createElement("dialog");
   dialog.className = "sag-large";
+  dialog.ariaLabel = say("Self-Attention Guidance");
   const viewer = new Viewer({
     choices: small.choices,
     onChoice: (choices) => {

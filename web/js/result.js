@@ -1,5 +1,5 @@
 // What a node says of its result: what was recognised, where settings come from, the name of a file, figures.
-import { everyNode, VIEWED } from "./graph.js";
+import { everyNode, outputsOf, VIEWED } from "./graph.js";
 import { textHeight } from "./measure.js";
 
 const MOST_LINES = 12;
@@ -8,7 +8,7 @@ const elements = new WeakMap(); // node -> where its text is
 
 /** Show the text that comes with a node's results, whenever it has some. */
 export function showResults(node) {
-  if (!node.comfyClass?.startsWith("SAG") || VIEWED.includes(node.comfyClass)) return;
+  if (!isShown(node)) return;
   const before = node.onExecuted;
   node.onExecuted = function (output, ...rest) {
     before?.call(this, output, ...rest);
@@ -16,10 +16,12 @@ export function showResults(node) {
   };
 }
 
-/** Show the texts of results that come back with a graph, by the server's ids of nodes. */
+/** Show the texts of results that come back with a graph. */
 export function restoreResults(outputs) {
-  for (const [id, node] of everyNode()) if (outputs?.[id]?.text) show(node, outputs[id].text);
+  for (const [, node] of everyNode()) if (isShown(node)) show(node, outputsOf(node, outputs)?.text);
 }
+
+const isShown = (node) => node.comfyClass?.startsWith("SAG") && !VIEWED.includes(node.comfyClass);
 
 function show(node, lines) {
   const text = (Array.isArray(lines) ? lines : [lines]).filter((line) => typeof line === "string").join("\n").trim();

@@ -25,7 +25,7 @@ export class Viewer {
    * @param onDouble called when the picture is double clicked
    */
   constructor({ choices, onChoice, display, onDouble }) {
-    Object.assign(this, { choices, onChoice, display, runs: [], chosen: null, at: 0, follows: true });
+    Object.assign(this, { choices, onChoice, display, runs: [], chosen: null, at: 0, every: 1, follows: true });
     this.element = make("div", "sag-view sag-empty");
     this.canvas = make("canvas", "");
     this.canvas.addEventListener("dblclick", (event) => {
@@ -38,7 +38,10 @@ export class Viewer {
     this.status = make("div", "sag-status", { role: "status" });
     this.element.append(picture, this.stepRow(), this.chart.canvas, this.choiceRow(), this.status);
     // Neither the graph's canvas nor the node is to be dragged, zoomed or edited by what happens here.
-    for (const type of ["pointerdown", "dblclick", "keydown"]) this.element.addEventListener(type, (e) => e.stopPropagation());
+    for (const type of ["pointerdown", "dblclick"]) this.element.addEventListener(type, (e) => e.stopPropagation());
+    // But Ctrl+Enter runs the workflow from everywhere.
+    const runs = ({ ctrlKey, metaKey, key }) => (ctrlKey || metaKey) && key === "Enter";
+    this.element.addEventListener("keydown", (event) => runs(event) || event.stopPropagation());
     this.render();
   }
 
@@ -98,7 +101,10 @@ export class Viewer {
       this.follows = true;
     }
     this.runs = runs;
+    const every = this.run?.every ?? 1;
     if (this.follows && this.run) this.at = this.run.frames.length - 1;
+    else this.at = Math.floor((this.at * this.every) / every); // of a long run steps have been left out
+    this.every = every;
     this.render();
   }
 
@@ -107,12 +113,15 @@ export class Viewer {
     const last = (this.run?.frames.length ?? 0) - 1;
     this.at = Math.min(Math.max(index, 0), Math.max(last, 0));
     this.follows = this.at >= last;
+    this.every = this.run?.every ?? 1;
     this.render();
   }
 
   togglePlay() {
     this.playing = !this.playing;
     this.play.textContent = this.playing ? "\u23f8" : "\u25b6";
+    this.play.ariaPressed = String(this.playing);
+    clearTimeout(this.timer); // or a quick pause would leave two of them
     if (!this.playing) return;
     const advance = () => {
       const count = this.run?.frames.length ?? 0;
@@ -121,7 +130,7 @@ export class Viewer {
         return;
       }
       this.go((this.at + 1) % count);
-      setTimeout(advance, 1000 / FRAMES_PER_SECOND);
+      this.timer = setTimeout(advance, 1000 / FRAMES_PER_SECOND);
     };
     advance();
   }
@@ -146,7 +155,8 @@ export class Viewer {
     if (this.spoken !== language()) this.name();
     const run = this.run;
     const { colours, pixels, live } = this.display();
-    this.status.textContent = describeRun(run, live);
+    const said = describeRun(run, live);
+    if (this.status.textContent !== said) this.status.textContent = said; // it is read out whenever it is set
     const frame = run?.frames[this.at];
     this.element.classList.toggle("sag-empty", !frame);
     if (!frame) return;
