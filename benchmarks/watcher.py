@@ -73,7 +73,10 @@ class Watcher:
         return Shown(**self._heard())
 
     def _heard(self) -> dict:
+        late = threading.Timer(TIMEOUT, self._process.kill)  # which ends the line that is waited for
+        late.start()
         line = self._process.stdout.readline()
+        late.cancel()
         try:
             return json.loads(line)
         except ValueError:

@@ -131,6 +131,10 @@ def test_a_double_click_enlarges(frontend):
     frontend.screenshot("enlarged")
     frontend.page.keyboard.press("Escape")
     expect(frontend.page.locator(".sag-large")).to_have_count(0)
+    frontend.viewer().locator(".sag-enlarge").press("Enter")  # and without a mouse
+    expect(frontend.page.locator(".sag-large .sag-view")).to_be_visible()
+    frontend.page.keyboard.press("Escape")
+    expect(frontend.page.locator(".sag-large")).to_have_count(0)
 
 
 def test_a_guided_sampler_is_shown(frontend):

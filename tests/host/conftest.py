@@ -51,3 +51,11 @@ def output_folder(tmp_path, monkeypatch) -> Path:
 
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture
+def every_step_is_shown(monkeypatch):
+    """In the live view, whatever that costs on a machine that is busy."""
+    from benchmarks.host import pack_module
+
+    monkeypatch.setattr(pack_module("host.view"), "ALLOWANCE", float("inf"))

@@ -17,6 +17,8 @@ from benchmarks.host import pack_module
 from tests.host import adm, families, models
 from tests.host.graph import only, sample
 
+pytestmark = pytest.mark.usefixtures("every_step_is_shown")
+
 SECONDS = 30
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pytest
 import torch
 
 from benchmarks.host import pack_module
@@ -45,6 +46,7 @@ def watched(model, audience):
     return pack_module("host.patch").guide_model(model, settings, lambda text: None, lambda: audience)[0]
 
 
+@pytest.mark.usefixtures("every_step_is_shown")
 def test_the_sampling_thread_encodes_and_sends_no_frame(monkeypatch):
     film, encoding, sending = pack_module("film"), set(), set()
     develop = film.develop
@@ -55,6 +57,7 @@ def test_the_sampling_thread_encodes_and_sends_no_frame(monkeypatch):
     assert len(encoding) == 1 and sending == encoding and threading.get_ident() not in encoding
 
 
+@pytest.mark.usefixtures("every_step_is_shown")
 def test_a_run_ends_while_its_audience_still_blocks():
     film, hold, steps = pack_module("film"), threading.Event(), 12
     tiny, audience = models.sd15(), Audience(lambda: hold.wait(SECONDS))

@@ -20,6 +20,7 @@ export function openLarge(small) {
   });
   dialog.append(viewer.element);
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  dialog.addEventListener("keydown", (event) => event.stopPropagation()); // Escape is not the graph's
   dialog.addEventListener("close", () => {
     small.large = null;
     dialog.remove();

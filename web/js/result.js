@@ -12,20 +12,23 @@ export function showResults(node) {
   const before = node.onExecuted;
   node.onExecuted = function (output, ...rest) {
     before?.call(this, output, ...rest);
-    show(this, output?.text);
+    show(this, output?.text ?? "");
   };
 }
 
 /** Show the texts of results that come back with a graph. */
 export function restoreResults(outputs) {
-  for (const [, node] of everyNode()) if (isShown(node)) show(node, outputsOf(node, outputs)?.text);
+  for (const [, node] of everyNode()) {
+    const text = isShown(node) && outputsOf(node, outputs)?.text;
+    if (text) show(node, text);
+  }
 }
 
 const isShown = (node) => node.comfyClass?.startsWith("SAG") && !VIEWED.includes(node.comfyClass);
 
 function show(node, lines) {
   const text = (Array.isArray(lines) ? lines : [lines]).filter((line) => typeof line === "string").join("\n").trim();
-  if (!text) return;
+  if (!text && !elements.has(node)) return;
   if (!elements.has(node)) elements.set(node, attach(node));
   elements.get(node).textContent = text;
   const [width, height] = node.computeSize();

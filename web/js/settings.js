@@ -10,6 +10,7 @@ const SIZES = [128, 192, 256, 384, 512];
 
 const changed = new EventTarget();
 let told = null; // what the server has been told: a connection and a size
+let asking = false;
 let knows = null; // and what it has confirmed
 
 const get = (id, otherwise) => app.extensionManager?.setting?.get(id) ?? otherwise;
@@ -64,9 +65,10 @@ const wanted = () => [api.clientId, isLive() ? viewSize() : 0];
 export async function tell() {
   const [client, side] = wanted();
   const wish = wanted().join(" ");
-  if (!client || told === wish) return;
+  if (!client || asking || told === wish) return;
   told = wish;
   knows = null;
+  asking = true; // one at a time, so that the last one is what the server remembers
   try {
     const answer = await api.fetchApi("/sag/live", {
       method: "POST",
@@ -78,6 +80,8 @@ export async function tell() {
   } catch {
     told = null;
   }
+  asking = false;
+  if (told && wanted().join(" ") !== wish) tell();
 }
 
 /** Whether the server knows what this browser wants. */

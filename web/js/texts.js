@@ -7,7 +7,7 @@ import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 
 const SETTING = "Comfy.Locale";
-const ENGLISH = { language: "en", live: {}, notes: {} };
+const ENGLISH = { language: "en", live: {}, notes: {}, patterns: [] };
 
 let texts = ENGLISH;
 let wanted = ENGLISH.language;
@@ -29,8 +29,8 @@ export const later = (english, values) => fill(english, values);
 /** A complete text, and what it quotes, in the user's language; one that is not known stays as it is. */
 export function translate(text) {
   if (Object.hasOwn(texts.notes, text)) return texts.notes[text];
-  for (const [english, translated] of Object.entries(texts.notes)) {
-    const found = pattern(english).exec(text);
+  for (const { pattern, translated } of texts.patterns) {
+    const found = pattern.exec(text);
     if (!found) continue;
     const values = Object.entries(found.groups ?? {}).map(([name, value]) => [name, translate(value)]);
     return fill(translated, Object.fromEntries(values));
@@ -40,10 +40,13 @@ export function translate(text) {
 
 const fill = (text, values = {}) => text.replace(/<(\w+)>/g, (whole, name) => values[name] ?? whole);
 
-function pattern(english) {
+function patternOf(english) {
   const literal = english.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
   return new RegExp(`^${literal.replace(/<(\w+)>/g, "(?<$1>.+)")}$`, "s");
 }
+
+const patternsOf = (notes) =>
+  Object.entries(notes).map(([english, translated]) => ({ pattern: patternOf(english), translated }));
 
 /** Speak the frontend's language from now on. */
 export function followLanguage() {
@@ -55,7 +58,7 @@ async function learn(locale) {
   wanted = locale;
   const found = locale === ENGLISH.language ? undefined : (await allTranslations())[locale]?.SAG;
   if (wanted !== locale) return; // another one since
-  const next = found ? { ...ENGLISH, ...found, language: locale } : ENGLISH;
+  const next = found ? { ...ENGLISH, ...found, language: locale, patterns: patternsOf(found.notes ?? {}) } : ENGLISH;
   if (next.language === texts.language) return;
   texts = next;
   changed.dispatchEvent(new Event("change"));

@@ -22,7 +22,7 @@ export class Viewer {
    * @param choices () => {mode, opacity} as they are saved
    * @param onChoice called with choices that changed
    * @param display () => {colours, pixels, live} from the settings
-   * @param onDouble called when the picture is double clicked
+   * @param onDouble called when the picture is double clicked, or the button for that is used
    */
   constructor({ choices, onChoice, display, onDouble }) {
     Object.assign(this, { choices, onChoice, display, runs: [], chosen: null, at: 0, every: 1, follows: true });
@@ -36,7 +36,7 @@ export class Viewer {
     picture.append(this.canvas);
     this.chart = makeChart((index) => this.go(index));
     this.status = make("div", "sag-status", { role: "status" });
-    this.element.append(picture, this.stepRow(), this.chart.canvas, this.choiceRow(), this.status);
+    this.element.append(picture, this.stepRow(onDouble), this.chart.canvas, this.choiceRow(), this.status);
     // Neither the graph's canvas nor the node is to be dragged, zoomed or edited by what happens here.
     for (const type of ["pointerdown", "dblclick"]) this.element.addEventListener(type, (e) => e.stopPropagation());
     // But Ctrl+Enter runs the workflow from everywhere.
@@ -45,14 +45,16 @@ export class Viewer {
     this.render();
   }
 
-  stepRow() {
+  stepRow(onDouble) {
     const row = make("div", "sag-row");
     this.play = make("button", "sag-play", { type: "button", textContent: "\u25b6" });
     this.play.addEventListener("click", () => this.togglePlay());
     this.slider = make("input", "sag-step", { type: "range", min: 0, step: 1 });
     this.slider.addEventListener("input", () => this.go(Number(this.slider.value)));
     this.stepName = make("span", "sag-step-name");
-    row.append(this.play, this.slider, this.stepName);
+    this.enlarge = make("button", "sag-enlarge", { type: "button", textContent: "\u2922" });
+    this.enlarge.addEventListener("click", onDouble);
+    row.append(this.play, this.slider, this.stepName, this.enlarge);
     return row;
   }
 
@@ -78,6 +80,7 @@ export class Viewer {
     this.canvas.title = say("Double click to enlarge");
     this.play.ariaLabel = say("Play the steps");
     this.slider.ariaLabel = say("Step");
+    this.enlarge.ariaLabel = this.enlarge.title = say("Enlarge");
     this.mode.ariaLabel = say("What is shown");
     for (const option of this.mode.options) option.text = nameOf(option.value);
     this.opacity.ariaLabel = this.opacity.title = say("Opacity");
