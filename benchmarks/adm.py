@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.host import boot, environment, pack_module
+from benchmarks.host import environment, pack_module, running
 from benchmarks.measure import Spread, peak_memory, ratio, seconds, settled
 from benchmarks.plain_adm import PlainUNet
+from benchmarks.progress import say
 from benchmarks.report import MIB, table, write
 from sag_core.adm.config import ADMConfig
 from sag_core.adm.published import PUBLISHED
@@ -139,11 +138,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the report into benchmarks/README.md")
     args = parser.parse_args()
 
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    with tempfile.TemporaryDirectory(prefix="sag-bench-") as base, torch.inference_mode():
-        boot(args.device, Path(base))
+    with running(args.device), torch.inference_mode():
         found = {}
         for name in RUNS:
             say(f"-- {name}")

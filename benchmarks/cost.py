@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import tempfile
-import time
 from pathlib import Path
 
 import torch
 
-from benchmarks.host import boot, environment
+from benchmarks.host import environment, running
 from benchmarks.models import SHAPES, Shape
+from benchmarks.progress import say
 from benchmarks.recording import Recording, measure_recording
 from benchmarks.report import report, write
 from benchmarks.sampling import Costs, measure_model
 
 README = Path(__file__).resolve().parent / "README.md"
 TOKENS = (64, 1024, 4096)
-
-
-STARTED = time.monotonic()
-
-
-def say(text: str) -> None:
-    """Progress; the report alone goes to standard output."""
-    print(f"{time.monotonic() - STARTED:5.0f} s  {text}", file=sys.stderr, flush=True)
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -72,8 +62,7 @@ def measure(args: argparse.Namespace) -> str:
 
 def main() -> None:
     args = arguments()
-    with tempfile.TemporaryDirectory(prefix="sag-bench-") as base:
-        boot(args.device, Path(base))
+    with running(args.device):
         text = measure(args)
     print(text)
     if args.write:

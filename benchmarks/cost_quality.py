@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,9 +15,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.features import FEATURES, scene_net
-from benchmarks.host import boot, call, environment, first_option
+from benchmarks.host import call, environment, first_option, running
 from benchmarks.metrics.frechet import Moments, frechet_distance
 from benchmarks.plot import Point, scatter
+from benchmarks.progress import say
 from benchmarks.report import write
 from training.scenes import draw
 
@@ -147,14 +146,10 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the table into benchmarks/README.md and the figure "
                                                              "beside it")
     args = parser.parse_args()
-    boot("cpu", Path(tempfile.mkdtemp()))
     RESULTS.mkdir(parents=True, exist_ok=True)
-
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    found = gather(range(args.first, args.batches), say)
-    text, points = report(found, scene_net())
+    with running("cpu"):
+        found = gather(range(args.first, args.batches), say)
+        text, points = report(found, scene_net(say))
     print(text)
     figure = scatter(points, "extra model passes, % of those without guidance", "FID (lower is better), 90 % bands")
     figure.save(RESULTS / "cost_quality.png")

@@ -15,6 +15,7 @@ from benchmarks.features import SceneFeatures, fresh_scenes, scene_net
 from benchmarks.inception import InceptionFeatures
 from benchmarks.metrics import HIGHER_IS_BETTER, Bootstrap, Estimate, measure
 from benchmarks.networks import FeatureNet, Features, features_of_folder, features_of_store
+from benchmarks.progress import say
 from benchmarks.report import table
 from benchmarks.shards import barrier, group
 from benchmarks.store import DESCRIPTION, SampleStore
@@ -101,9 +102,6 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace, rank: int) -> None:
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
     if args.inception:
         net = InceptionFeatures(args.inception, args.device)
     else:

@@ -6,12 +6,22 @@ import asyncio
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tools.provision import CHECKOUT, provision
 
 EXTRAS = ("custom_sampler", "pag", "sag")
+
+
+@contextmanager
+def running(device: str, served: bool = False) -> Iterator[None]:
+    """`boot` with folders that are gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="sag-bench-") as base:
+        boot(device, Path(base), served)
+        yield
 
 
 def boot(device: str, base: Path, served: bool = False) -> None:

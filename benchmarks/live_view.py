@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,9 +14,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.host import boot, call, environment, first_option, pack_module
+from benchmarks.host import call, environment, first_option, pack_module, running
 from benchmarks.measure import Median, Spread, clocked, settled, synchronise
 from benchmarks.models import SHAPES, build
+from benchmarks.progress import say
 from benchmarks.report import table, write
 from benchmarks.watcher import Shown, Watcher
 
@@ -163,13 +162,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick and args.write:
         parser.error("--quick measures nothing that is worth writing down")
-    started = time.monotonic()
-
-    def say(text: str) -> None:
-        print(f"{time.monotonic() - started:5.0f} s  {text}", file=sys.stderr, flush=True)
-
-    with tempfile.TemporaryDirectory(prefix="sag-bench-") as base, torch.inference_mode():
-        boot(args.device, Path(base), served=True)
+    with running(args.device, served=True), torch.inference_mode():
         found = {}
         with Watcher(SIDE) as watcher:
             for subject in subjects(args.device, args.quick, args.rounds):

@@ -75,11 +75,10 @@ def live_view(server: ComfyServer) -> None:
 def _film(frontend: Frontend) -> list[Image.Image]:
     """The page at every step that it shows while a run samples, and when the run is over."""
     page = frontend.page
-    frontend.load(quickstart(STEPS, IMAGES))
-    frontend.set_widget("KSampler", "seed", FILM_SEED)
+    _open(frontend, FILM_SEED)
     page.evaluate(ARRANGE, PLACES)
     frames, drawn = [_photograph(frontend)], ""
-    page.evaluate("() => { window.over = ''; window.app.queuePrompt(0); }")
+    frontend.start()
     while not page.evaluate("window.over"):
         if (now := page.evaluate(DRAWN)) != drawn:
             drawn = now
@@ -92,13 +91,17 @@ def _film(frontend: Frontend) -> list[Image.Image]:
 def _classic(frontend: Frontend) -> None:
     """The quickstart as it comes, after a run."""
     frontend.page.set_viewport_size({"width": 1000, "height": 830})
-    frontend.load(quickstart(STEPS, IMAGES))
-    frontend.set_widget("KSampler", "seed", SEED)
+    _open(frontend, SEED)
     frontend.look_at("SAGGuidance", "KSampler", "SAGMaskPreview", margin=(30, 40))
     frontend.queue()
     for viewed in ("SAGGuidance", "SAGMaskPreview"):
         frontend.wait_drawn(f"{STEPS - 1} ", viewed)
     frontend.screenshot("live_view")
+
+
+def _open(frontend: Frontend, seed: int) -> None:
+    frontend.load(quickstart(STEPS, IMAGES))
+    frontend.set_widget("KSampler", "seed", seed)
 
 
 def _photograph(frontend: Frontend) -> Image.Image:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from benchmarks.features import SceneFeatures, fresh_scenes, scene_net
-from benchmarks.host import boot, environment
+from benchmarks.host import environment, running
 from benchmarks.networks import features_of_store
 from benchmarks.paper import page
 from benchmarks.paper.attention import look
@@ -20,17 +16,12 @@ from benchmarks.paper.cost import cost_table
 from benchmarks.paper.draw import ROOT, Artist
 from benchmarks.paper.score import Score, Verdict, judge, score_ways
 from benchmarks.paper.tables import SEEDS, TABLES, TUNING, TUNING_SEEDS, Table
+from benchmarks.progress import say
 from benchmarks.report import write
 from benchmarks.shards import barrier, group
 
 OUTPUT = ROOT / "benchmarks" / "output" / "paper"
 DOCS = ROOT / "docs"
-STARTED = time.monotonic()
-
-
-def say(text: str) -> None:
-    """Progress; results alone go to standard output."""
-    print(f"{time.monotonic() - STARTED:6.0f} s  {text}", file=sys.stderr, flush=True)
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -61,23 +52,28 @@ def main(given: Sequence[str] | None = None) -> None:
             scene_net(say)
         barrier()
         net = SceneFeatures(scene_net())
-        boot("cpu", Path(tempfile.mkdtemp()))
-        artist = Artist(args.batch, OUTPUT / ("quick" if args.quick else "samples"))
-        batches = list(TUNING_SEEDS if args.tune else range(args.batches))
-        tables = {"tuning": TUNING} if args.tune else {key: TABLES[key] for key in args.tables}
-        if args.quick:
-            tables = {key: _short(table) for key, table in tables.items()}
-        ways = list({way.name: way for table in tables.values() for way in table.rows.values()}.values())
-        for done, index in enumerate(batches):  # a batch of every way, so that stopping early leaves fair tables
-            for way in ways:
-                artist.fill(way, [index], lambda text: None)
-            say(f"batch {done + 1} of {len(batches)} drawn, of {len(ways)} ways")
-        if rank == 0:
-            reference = fresh_scenes(OUTPUT / "fresh-scenes", 4000)
-            known = features_of_store(reference, reference.present(), net)
-            scores = score_ways(artist, ways, batches, known, net, 20 if args.quick else 200, say)
-            seen = calibration_table(known, net, 100 if args.quick else artist.batch * len(batches))
-            _report(args, artist, tables, scores, batches, seen)
+        with running("cpu"):
+            _run(args, rank, net)
+
+
+def _run(args: argparse.Namespace, rank: int, net: SceneFeatures) -> None:
+    """This process's share of the drawing; the first one's scores and page."""
+    artist = Artist(args.batch, OUTPUT / ("quick" if args.quick else "samples"))
+    batches = list(TUNING_SEEDS if args.tune else range(args.batches))
+    tables = {"tuning": TUNING} if args.tune else {key: TABLES[key] for key in args.tables}
+    if args.quick:
+        tables = {key: _short(table) for key, table in tables.items()}
+    ways = list({way.name: way for table in tables.values() for way in table.rows.values()}.values())
+    for done, index in enumerate(batches):  # a batch of every way, so that stopping early leaves fair tables
+        for way in ways:
+            artist.fill(way, [index], lambda text: None)
+        say(f"batch {done + 1} of {len(batches)} drawn, of {len(ways)} ways")
+    if rank == 0:
+        reference = fresh_scenes(OUTPUT / "fresh-scenes", 4000)
+        known = features_of_store(reference, reference.present(), net)
+        scores = score_ways(artist, ways, batches, known, net, 20 if args.quick else 200, say)
+        seen = calibration_table(known, net, 100 if args.quick else artist.batch * len(batches))
+        _report(args, artist, tables, scores, batches, seen)
 
 
 def _short(table: Table) -> Table:

@@ -4,12 +4,12 @@ import { describeRun } from "./describe.js";
 import { listen } from "./events.js";
 import { everyNode, idsOf, VIEWED, workflowId } from "./graph.js";
 import { openLarge } from "./large.js";
-import { textHeight } from "./measure.js";
 import { restoreResults, showResults } from "./result.js";
 import { onRuns, restoreRuns, runsOf } from "./runs.js";
 import { colourMap, isLive, onSettings, settings, viewSize } from "./settings.js";
 import { followLanguage, onLanguage } from "./texts.js";
 import { Viewer } from "./viewer.js";
+import { addElement, grow, textHeight } from "./widget.js";
 
 // Sizes on a node, in graph units: of everything, and of what is beside a text.
 const OPEN = 330;
@@ -26,7 +26,7 @@ function attach(node) {
       app.rootGraph?.change?.();
     },
     display: () => ({ colours: colourMap(), pixels: Math.max(viewSize(), WIDE) * 2, live: isLive() }),
-    onDouble: () => openLarge(viewer),
+    onEnlarge: () => openLarge(viewer),
   });
   viewer.element.dataset.nodeType = node.comfyClass;
   viewers.set(node, viewer);
@@ -34,13 +34,10 @@ function attach(node) {
     if (viewer.run?.frames.length) return OPEN;
     return PADDING + textHeight(describeRun(viewer.run, isLive()), Math.max(node.size[0], WIDE), MOST_LINES);
   };
-  const widget = node.addDOMWidget("sag_view", "SAG_VIEW", viewer.element, {
-    serialize: false, // not part of the prompt
-    hideOnZoom: false,
+  addElement(node, "sag_view", viewer.element, {
     getMinHeight: viewer.height,
     getMaxHeight: () => (viewer.run?.frames.length ? undefined : viewer.height()),
   });
-  widget.serialize = false; // nor of the workflow
 }
 
 /** Show what is known of a node's runs; the node grows where it has more to show than before. */
@@ -56,10 +53,7 @@ function refresh(node) {
   viewer.large?.update([...runs]);
   viewer.shown = viewer.height();
   viewer.element.style.minHeight = `${viewer.shown - 20}px`;
-  if (viewer.shown > before) {
-    const [width, height] = node.computeSize();
-    node.setSize([Math.max(node.size[0], width, WIDE), Math.max(node.size[1], height)]);
-  }
+  if (viewer.shown > before) grow(node, WIDE);
   app.canvas?.setDirty(true, true);
 }
 

@@ -16,7 +16,7 @@ export function openLarge(small) {
       small.render();
     },
     display: () => ({ ...small.display(), pixels: LARGE_PIXELS }),
-    onDouble: () => dialog.close(),
+    onEnlarge: () => dialog.close(),
   });
   dialog.append(viewer.element);
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());

@@ -1,6 +1,6 @@
 // What a node says of its result: what was recognised, where settings come from, the name of a file, figures.
 import { everyNode, outputsOf, VIEWED } from "./graph.js";
-import { textHeight } from "./measure.js";
+import { addElement, grow, textHeight } from "./widget.js";
 
 const MOST_LINES = 12;
 const PADDING = 10;
@@ -31,22 +31,14 @@ function show(node, lines) {
   if (!text && !elements.has(node)) return;
   if (!elements.has(node)) elements.set(node, attach(node));
   elements.get(node).textContent = text;
-  const [width, height] = node.computeSize();
-  node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
+  grow(node);
   node.graph?.setDirtyCanvas(true, true);
 }
 
 function attach(node) {
   const element = Object.assign(document.createElement("div"), { className: "sag-result" });
   element.setAttribute("role", "status");
-  for (const type of ["pointerdown", "dblclick"]) element.addEventListener(type, (event) => event.stopPropagation());
   const height = () => PADDING + textHeight(element.textContent, node.size[0], MOST_LINES);
-  const widget = node.addDOMWidget("sag_result", "SAG_RESULT", element, {
-    serialize: false, // not part of the prompt
-    hideOnZoom: false,
-    getMinHeight: height,
-    getMaxHeight: height,
-  });
-  widget.serialize = false; // nor of the workflow
+  addElement(node, "sag_result", element, { getMinHeight: height, getMaxHeight: height });
   return element;
 }

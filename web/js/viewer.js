@@ -22,30 +22,28 @@ export class Viewer {
    * @param choices () => {mode, opacity} as they are saved
    * @param onChoice called with choices that changed
    * @param display () => {colours, pixels, live} from the settings
-   * @param onDouble called when the picture is double clicked, or the button for that is used
+   * @param onEnlarge called when the picture is double clicked, or the button for that is used
    */
-  constructor({ choices, onChoice, display, onDouble }) {
+  constructor({ choices, onChoice, display, onEnlarge }) {
     Object.assign(this, { choices, onChoice, display, runs: [], chosen: null, at: 0, every: 1, follows: true });
     this.element = make("div", "sag-view sag-empty");
     this.canvas = make("canvas", "");
     this.canvas.addEventListener("dblclick", (event) => {
       event.stopPropagation();
-      onDouble();
+      onEnlarge();
     });
     const picture = make("div", "sag-picture");
     picture.append(this.canvas);
     this.chart = makeChart((index) => this.go(index));
     this.status = make("div", "sag-status", { role: "status" });
-    this.element.append(picture, this.stepRow(onDouble), this.chart.canvas, this.choiceRow(), this.status);
-    // Neither the graph's canvas nor the node is to be dragged, zoomed or edited by what happens here.
-    for (const type of ["pointerdown", "dblclick"]) this.element.addEventListener(type, (e) => e.stopPropagation());
-    // But Ctrl+Enter runs the workflow from everywhere.
+    this.element.append(picture, this.stepRow(onEnlarge), this.chart.canvas, this.choiceRow(), this.status);
+    // Keys are not the graph's, but for Ctrl+Enter, which runs the workflow from everywhere.
     const runs = ({ ctrlKey, metaKey, key }) => (ctrlKey || metaKey) && key === "Enter";
     this.element.addEventListener("keydown", (event) => runs(event) || event.stopPropagation());
     this.render();
   }
 
-  stepRow(onDouble) {
+  stepRow(onEnlarge) {
     const row = make("div", "sag-row");
     this.play = make("button", "sag-play", { type: "button", textContent: "\u25b6" });
     this.play.addEventListener("click", () => this.togglePlay());
@@ -53,7 +51,7 @@ export class Viewer {
     this.slider.addEventListener("input", () => this.go(Number(this.slider.value)));
     this.stepName = make("span", "sag-step-name");
     this.enlarge = make("button", "sag-enlarge", { type: "button", textContent: "\u2922" });
-    this.enlarge.addEventListener("click", onDouble);
+    this.enlarge.addEventListener("click", onEnlarge);
     row.append(this.play, this.slider, this.stepName, this.enlarge);
     return row;
   }
