@@ -98,7 +98,7 @@ def main() -> None:
     shares = accuracy(model.eval(), args.device)
     print("accuracy by tenth of the process, the cleanest first:", " ".join(f"{share:.1%}" for share in shares))
     export(args.out, weights, recipe | {"loss": round(shown, 6), "accuracy": [round(share, 3) for share in shares]},
-           adm_classifier_config=CONFIG.to_json())
+           SHAPES, adm_classifier_config=CONFIG.to_json())
 
 
 if __name__ == "__main__":

@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
-
-from training.scenes import SHAPES
 
 
 def loop_arguments(parser: argparse.ArgumentParser, steps: int, decay: int, batch: int, lr: float) -> None:
@@ -88,17 +87,34 @@ def timesteps(count: int, length: int, generator: torch.Generator) -> Tensor:
 
 
 def save(path: Path, state: dict) -> None:
-    """Write a checkpoint so that an interruption leaves the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    """Write a checkpoint atomically.
+
+    Raises:
+        SystemExit: the checkpoint cannot be written; the one before is whole.
+    """
+    write(path, lambda partial: torch.save(state, partial))
 
 
-def export(path: Path, weights: dict[str, Tensor], recipe: dict, **metadata: str) -> None:
-    """Weights as float16 safetensors that describe themselves."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def export(path: Path, weights: dict[str, Tensor], recipe: dict, classes: Sequence[str], **metadata: str) -> None:
+    """Write weights as float16 safetensors that describe themselves, atomically."""
+    metadata |= {"training": json.dumps(recipe), "classes": json.dumps(classes)}
+    half = {name: tensor.half().cpu().contiguous() for name, tensor in weights.items()}
+    write(path, lambda partial: save_file(half, partial, metadata))
+
+
+def write(path: Path, writer: Callable[[Path], None]) -> None:
+    """Let `writer` write a file beside `path`, then put it in its place, so that `path` is always a whole file.
+
+    Raises:
+        SystemExit: the file cannot be written (the disk is full, say); what stood at `path` still stands there.
+    """
     partial = path.with_suffix(".partial")
-    metadata |= {"training": json.dumps(recipe), "classes": json.dumps(SHAPES)}
-    save_file({name: tensor.half().cpu().contiguous() for name, tensor in weights.items()}, partial, metadata)
-    os.replace(partial, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer(partial)
+        os.replace(partial, path)
+    # torch and safetensors report a full disk as errors of their own.
+    except (OSError, RuntimeError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        kept = "The file of before is whole; run the same command again to go on from it." if path.exists() else ""
+        raise SystemExit(f"{path} cannot be written: {error}. Is the disk full? {kept}".rstrip()) from error

@@ -78,7 +78,7 @@ def main() -> None:
 
     recipe = {key: getattr(args, key) for key in ("batch", "lr", "decay", "ema", "null", "seed", "steps")}
     weights, shown = train(model, loss_of, args, recipe)
-    export(args.out, weights, recipe | {"loss": round(shown, 6)}, adm_config=CONFIG.to_json())
+    export(args.out, weights, recipe | {"loss": round(shown, 6)}, SHAPES, adm_config=CONFIG.to_json())
 
 
 if __name__ == "__main__":
