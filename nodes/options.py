@@ -58,6 +58,8 @@ class SAGMaskOptions(io.ComfyNode):
     @classmethod
     def execute(cls, strategy, threshold_as="absolute", quantile=0.5, softness=0.0, decay=0.0, seed=0, mask=None,
                 combine="intersect", clip_vision=None) -> io.NodeOutput:
+        if mask is not None:
+            mask = mask.clone()  # sampling comes later, and other nodes may edit theirs in place
         vision = Vision(clip_vision) if strategy == "DINO" and clip_vision is not None else None
         return io.NodeOutput(MaskOptions(strategy, quantile if threshold_as == "quantile" else None, softness, decay,
                                          seed, mask, combine, vision))

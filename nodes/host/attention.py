@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ...sag_core.attention import column_mass, sample_queries
+from ...sag_core.attention import column_mass, sample_queries, split_heads
 from ...sag_core.masks import to_grid
 from .families import Call, image_first, image_only, transformer_of
 
@@ -28,6 +30,7 @@ class Pass:
         maps: by cond, then by layer, the map [B, h, w] or [B, t, h, w].
         in_parts: the network is run on parts of the sample, whose maps are not the sample's.
         problems: why a map could not be had, each once.
+        observers: by key, whether the owner of a layer's attention only observes it: computes what the layer would.
     """
 
     index: int
@@ -36,6 +39,7 @@ class Pass:
     maps: dict[object, dict[str, Tensor]] = field(default_factory=dict)
     in_parts: bool = False
     problems: list[str] = field(default_factory=list)
+    observers: dict[object, Tensor] = field(default_factory=dict)
 
     def refuse_parts(self) -> None:
         """Another node cuts the sample up; what it shows the network is not the sample."""
@@ -55,12 +59,14 @@ class Listening(Call):
     Args:
         previous: another node's attention override.
         layer: the watched layer that runs and has not attended yet.
+        attending: whether that layer's self-attention runs.
         features: the spatial size of what entered it, where that is an image.
         seen: layers that have been read; one that runs again in the same call is not.
     """
 
     previous: Callable | None = None
     layer: str | None = None
+    attending: bool = False
     features: tuple[int, ...] = ()
     seen: set[str] = field(default_factory=set)
 
@@ -101,6 +107,29 @@ def read_maps(call: Listening, current: Pass, q: Tensor, k: Tensor, scale: float
     return {cond: sum(found) / len(found) for cond, found in maps.items()}
 
 
+OBSERVED_QUERIES = 64
+"""Queries of an image by which an owner of attention is compared with the layer's own attention."""
+
+
+def is_plain_attention(out: Tensor, q: Tensor, k: Tensor, v: Tensor, heads: int, branches: int) -> Tensor:
+    """Whether an output is softmax attention of these, to 1 %: a boolean tensor without dimensions.
+
+    Some queries of one image of each branch are compared, which costs a few thousandths of the attention.
+
+    Args:
+        out: [B, tokens, heads * D].
+        q, k, v: [B, tokens, heads * D].
+        heads: number of heads.
+        branches: branches in the batch, each of as many rows.
+    """
+    rows = torch.arange(branches, device=q.device) * (q.shape[0] // branches)
+    queries = torch.linspace(0, q.shape[1] - 1, min(q.shape[1], OBSERVED_QUERIES), device=q.device).long()
+    parts = (split_heads(part.float(), heads) for part in (q[rows][:, queries], k[rows], v[rows]))
+    expected = F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+    seen = out[rows][:, queries].float()
+    return (seen - expected).norm() <= 0.01 * expected.norm()
+
+
 def _find_image(call: Listening, current: Pass, q: Tensor, k: Tensor) -> tuple[tuple[int, ...], Index, Index]:
     """The grid of the image's tokens, and where they are among the queries and among the keys."""
     family, places = transformer_of(call.network), None
@@ -111,6 +140,9 @@ def _find_image(call: Listening, current: Pass, q: Tensor, k: Tensor) -> tuple[t
         grid, order = tuple(call.options["activations_shape"][2:]), image_only
     else:
         grid, order = call.features, image_first
+    if family is not None and family.same_tokens and q.shape[2] != k.shape[2]:
+        raise ValueError(f"{q.shape[2]} tokens attend to {k.shape[2]}, so this is not its self-attention; another node "
+                         "computes that")
     images = current.rows * len(call.options["cond_or_uncond"])
     # Frames of a video that do not see each other are run as a batch of images.
     frames = max(1, q.shape[0] // images) if len(grid) == 3 else 1

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ...sag_core.attention import split_heads
-from .attention import Listening, Pass, read_maps
+from .attention import Listening, Pass, is_plain_attention, read_maps
 from .compiled import uncompiled
-from .families import transformer_of
+from .families import self_attention_of, transformer_of
 from .unmute import unmuted
 
 SAG_PASS = "sag_pass"
@@ -51,22 +51,26 @@ class Capture:
         call.options = options = options | {OVERRIDE: self._attend}
         owners = options.get("patches_replace", {}).get("attn1")
         if owners:
-            watched = {key: self._watch(owner) for key, owner in owners.items()}
+            watched = {key: self._watch(key, owner) for key, owner in owners.items()}
             options["patches_replace"] = options["patches_replace"] | {"attn1": watched}
         family = transformer_of(network)
         with ExitStack() as stack:
             stack.enter_context(uncompiled())
             for name, path in self.layers.items():
                 block = network.get_submodule(path)
-                stack.callback(block.register_forward_pre_hook(self._entering(name)).remove)
-                stack.callback(block.register_forward_hook(self._leaving, always_call=True).remove)
+                attention = self_attention_of(block, family)
+                for module, enter, leave in ((block, self._enter(name), self._leave),
+                                             (attention, self._attend_from, self._attend_until)):
+                    stack.callback(module.register_forward_pre_hook(enter).remove)
+                    stack.callback(module.register_forward_hook(leave, always_call=True).remove)
                 if family is not None and family.mute:
-                    stack.enter_context(unmuted(block.get_submodule(family.mute), options))
+                    stack.enter_context(unmuted(attention, options))
             stack.callback(setattr, self._local, "call", None)
             self._local.call = call
             yield options
 
-    def _entering(self, name: str) -> Callable:
+    def _enter(self, name: str) -> Callable:
+        """A hook for the start of a layer."""
         def enter(module: nn.Module, args: tuple) -> None:
             call = self._call
             if call is not None and name not in call.seen:
@@ -75,9 +79,30 @@ class Capture:
 
         return enter
 
-    def _leaving(self, module: nn.Module, args: tuple, output: object) -> None:
+    def _attend_from(self, module: nn.Module, args: tuple) -> None:
+        """A hook for the start of a layer's self-attention.
+
+        Attention outside of it is another: to the text, over time. It must not be taken for self-attention that another
+        node has replaced by a computation of its own.
+        """
         if self._call is not None:
-            self._call.layer = None
+            self._call.attending = True
+
+    def _attend_until(self, module: nn.Module, args: tuple, output: object) -> None:
+        """A hook for the end of a layer's self-attention."""
+        if self._call is not None:
+            self._call.attending = False
+
+    def _leave(self, module: nn.Module, args: tuple, output: object) -> None:
+        """A hook for the end of a layer."""
+        call = self._call
+        if call is None:
+            return
+        if call.layer is not None and self.current is not None:
+            with self._lock:
+                self.current.problem(f"layer {call.layer} could not be recorded: another node computes its "
+                                     "self-attention")
+        call.layer = None
 
     @property
     def _call(self) -> Listening | None:
@@ -86,7 +111,7 @@ class Capture:
     def _attend(self, func: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, *args, **kwargs) -> Tensor:
         """The host's attention override: read, then compute as before."""
         call = self._call
-        if call is not None and call.layer is not None:
+        if call is not None and call.layer is not None and call.attending:
             mask = args[0] if args else kwargs.get("mask")
             self._see(call, q, k, None if kwargs.get("skip_reshape") else heads,
                       kwargs.get("transformer_options") or call.options, kwargs.get("scale"), mask)
@@ -94,15 +119,31 @@ class Capture:
             return call.previous(func, q, k, v, heads, *args, **kwargs)
         return func(q, k, v, heads, *args, **kwargs)
 
-    def _watch(self, owner: Callable) -> Callable:
+    def _watch(self, key: object, owner: Callable) -> Callable:
         """The owner of a U-Net layer's attention, which the override is not asked about: read, then call it."""
         def watched(q: Tensor, k: Tensor, v: Tensor, extra_options: dict, **kwargs) -> Tensor:
             call = self._call
             if call is not None and call.layer is not None:
                 self._see(call, q, k, extra_options["n_heads"], extra_options, None, kwargs.get("mask"))
-            return owner(q, k, v, extra_options, **kwargs)
+            out = owner(q, k, v, extra_options, **kwargs)
+            if call is not None:
+                self._judge(key, out, q, k, v, extra_options)
+            return out
 
         return watched
+
+    @torch.no_grad()
+    def _judge(self, key: object, out: Tensor, q: Tensor, k: Tensor, v: Tensor, options: dict) -> None:
+        """Note whether an owner of attention changes it, or computes it as the layer would in order to observe it."""
+        current = self.current
+        if current is None:
+            return
+        try:
+            plain = is_plain_attention(out, q, k, v, options["n_heads"], len(options["cond_or_uncond"]))
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+            plain = torch.tensor(False)  # of another shape: not the layer's
+        with self._lock:
+            current.observers[key] = current.observers[key].to(plain) & plain if key in current.observers else plain
 
     @torch.no_grad()
     def _see(self, call: Listening, q: Tensor, k: Tensor, heads: int | None, options: dict, scale: float | None,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import uuid
 from collections.abc import Mapping
 
+import comfy.conds
 import comfy.samplers
 import torch
 from torch import Tensor
@@ -60,6 +62,25 @@ def sizes(conds: list, x: Tensor) -> set[tuple[int, ...]]:
             found.add(tuple(min(side, size - start) for side, size, start in
                             zip(area[:len(whole)], whole, offsets, strict=True)))
     return found
+
+
+def own_copies(conds: list[dict]) -> list[dict]:
+    """Returns conds to evaluate later, whatever other nodes do to the tensors of these in the meantime."""
+    return [cond | {key: _own_copy(cond[key]) for key in ("model_conds", "area", "mask") if key in cond}
+            for cond in conds]
+
+
+def _own_copy(value: object) -> object:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: _own_copy(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_own_copy, value))
+    if isinstance(value, comfy.conds.CONDRegular):
+        value = copy.copy(value)
+        value.cond = _own_copy(value.cond)
+    return value
 
 
 class Twins:

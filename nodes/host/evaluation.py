@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -27,35 +27,75 @@ class Window:
 
 
 def window_of(options: Mapping[str, object], x: Tensor, evaluation: Evaluation) -> Window | None:
-    """The host's context window that a pass over `x` is for; None where it is over the whole sample."""
-    window = options.get("context_window")
-    if window is None or x.shape == evaluation.x.shape:
+    """Returns the frames that a pass over `x` is for; None where it is over the whole sample, or over other parts of it.
+
+    They are those of the host's context window, or images of the batch that another node runs the model on by itself,
+    as sliding windows over frames do.
+    """
+    if x.shape == evaluation.x.shape:
         return None
+    window = options.get("context_window")
+    if window is None:
+        rows = _rows_in(x, evaluation.x)
+        return None if rows is None else Window(rows, before=0, dim=0)
     anchor = getattr(window, "causal_anchor_index", None)
     return Window(tuple(window.index_list), int(anchor is not None and anchor >= 0), window.dim)
 
 
+def _rows_in(part: Tensor, whole: Tensor) -> tuple[int, ...] | None:
+    """Returns which images of a batch another batch holds, each once; None where it holds something else."""
+    if part.shape[1:] != whole.shape[1:]:
+        return None
+    left = list(range(len(whole)))
+    rows = []
+    for image in part:
+        same = next((i for i in left if torch.equal(image, whole[i])), None)
+        if same is None:
+            return None
+        left.remove(same)
+        rows.append(same)
+    return tuple(rows)
+
+
 @dataclass(frozen=True)
 class MainPass:
-    """What the main pass left for the guidance.
+    """What the main pass left for the guidance: copies, since other nodes may edit the host's tensors in place.
 
     Args:
         index: position of the guided branch among the conds.
         name: "uncond" or "cond".
-        conds: that branch's conds.
         sigma: noise level.
-        denoised: the branch's own prediction, before classifier-free guidance and other nodes.
-        attn_map: its self-attention map.
+        attn_map: the branch's self-attention map.
+        kept: what a guided step needs of the pass; None where the step is not to be guided.
         window: the frames that it is for, None for all.
+        observers: keys of the attention owners that compute their layer's own attention, each with a boolean tensor.
     """
 
     index: int
     name: str
-    conds: list
     sigma: float
-    denoised: Tensor
     attn_map: Tensor | None
+    kept: Kept | None = None
     window: Window | None = None
+    observers: Mapping[object, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Copies of what the guided branch was asked and answered.
+
+    Args:
+        x: noisy sample.
+        sigma: its noise level [B].
+        conds: the branch's conds.
+        denoised: the branch's own prediction, before classifier-free guidance and other nodes. Of windows None, until
+            the host has put them together.
+    """
+
+    x: Tensor
+    sigma: Tensor
+    conds: list
+    denoised: Tensor | None = None
 
 
 class Evaluation:
@@ -70,6 +110,17 @@ class Evaluation:
         self.closed = False
         self.main: MainPass | None = None
         self._passes: list[MainPass] = []
+        self._own_x: Tensor | None = None
+
+    def own_x(self) -> Tensor:
+        """A copy of the noisy sample, the same one for every window."""
+        if self._own_x is None:
+            self._own_x = self.x.clone()
+        return self._own_x
+
+    def keep(self, kept: Kept) -> None:
+        """Add to the main pass, once it is closed, what a guided step needs of it."""
+        self.main = replace(self.main, kept=kept)
 
     def expects(self, window: Window | None) -> bool:
         """Whether a pass belongs to the main one: the first of them all, or the first over this window."""

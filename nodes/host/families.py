@@ -95,14 +95,19 @@ class Transformer:
         order: where the image's tokens are.
         patch: side of the square patch that becomes a token, or its sides along the last dimensions, as numbers or as
             the network's attributes that hold them.
-        mute: the self-attention inside a block, where it keeps the host's options from the attention it calls.
+        self_attention: path inside a block of the module that computes its self-attention, where the block attends to
+            other things, too; empty where it does not.
+        mute: whether that module keeps the host's options from the attention it calls.
+        same_tokens: whether all tokens that are attended to ask as well; false where a model asks for a part alone.
         row: tokens in a row, where the image's are not all there is in it.
     """
 
     blocks: tuple[str, ...]
     order: Order
     patch: str | int | tuple[str, ...] = "patch_size"
-    mute: str = ""
+    self_attention: str = ""
+    mute: bool = False
+    same_tokens: bool = True
     row: Callable[[Call, int], int] | None = None
 
     def grid(self, call: Call) -> tuple[int, ...]:
@@ -142,32 +147,33 @@ TRANSFORMERS = {
     "BooguTransformer2DModel": Transformer(("double_stream_layers", "single_stream_layers"), image_last),
     "Chroma": Transformer(("double_blocks", "single_blocks"), image_last),  # and Radiance
     "CogVideoXTransformer3DModel": Transformer(("blocks",), image_last, ("patch_size_t", "patch_size", "patch_size")),
-    "ErnieImageModel": Transformer(("layers",), image_first, 1, mute="self_attention"),
+    "ErnieImageModel": Transformer(("layers",), image_first, 1, "self_attention", mute=True),
     "Flux": Transformer(("double_blocks", "single_blocks"), image_last),  # and Flux 2, LongCat
-    "GeneralDIT": Transformer(("blocks",), image_first, COSMOS_PATCH),  # Cosmos 1
+    "GeneralDIT": Transformer(("blocks",), image_first, COSMOS_PATCH, "blocks.0"),  # Cosmos 1
     "HiDreamImageTransformer2DModel": Transformer(
         ("double_stream_blocks", "single_stream_blocks"), image_first, row=row_beside_reference),
-    "HiDreamO1Transformer": Transformer(("language_model.layers",), image_before_patches),
-    "HunYuanDiT": Transformer(("blocks",), image_first, mute="attn1"),
+    "HiDreamO1Transformer": Transformer(("language_model.layers",), image_before_patches, same_tokens=False),
+    "HunYuanDiT": Transformer(("blocks",), image_first, self_attention="attn1", mute=True),
     "HunyuanVideo": Transformer(("double_blocks", "single_blocks"), image_last),  # and HunyuanImage
     "Ideogram4Transformer2DModel": Transformer(("layers",), image_last, 1),
     "JoyImageTransformer3DModel": Transformer(("double_blocks",), image_first),
-    "Kandinsky5": Transformer(("visual_transformer_blocks",), image_first),
-    "LTXBaseModel": Transformer(("transformer_blocks",), image_first, 1),  # LTXV; LTXAV, whose video comes first
+    "Kandinsky5": Transformer(("visual_transformer_blocks",), image_first, self_attention="self_attention"),
+    # LTXV; LTXAV, whose video comes first
+    "LTXBaseModel": Transformer(("transformer_blocks",), image_first, 1, "attn1", same_tokens=False),
     "LensTransformer2DModel": Transformer(("transformer_blocks",), image_first, 1),
     "MMDiT": Transformer(("double_layers", "single_layers"), image_last),  # AuraFlow
     "MageFlowTransformer2DModel": Transformer(("transformer_blocks",), image_last),
     "MiniMaxH3Model": Transformer(("blocks",), image_last),
-    "MiniTrainDIT": Transformer(("blocks",), image_first, COSMOS_PATCH),  # Cosmos Predict 2, Anima
+    "MiniTrainDIT": Transformer(("blocks",), image_first, COSMOS_PATCH, "self_attn"),  # Cosmos Predict 2, Anima
     "NextDiT": Transformer(("layers",), image_last_padded),  # Lumina 2, Z-Image
     "OmniGen2Transformer2DModel": Transformer(("layers",), image_last),
     "OpenAISignatureMMDITWrapper": Transformer(("joint_blocks",), image_last),  # SD3, SD3.5
-    "PixArtMS": Transformer(("blocks",), image_first, mute="attn"),
+    "PixArtMS": Transformer(("blocks",), image_first, self_attention="attn", mute=True, same_tokens=False),
     "PixDiT_T2I": Transformer(("patch_blocks", "pixel_blocks"), image_last),  # PixelDiT, PiD
     "QwenImageTransformer2DModel": Transformer(("transformer_blocks",), image_last),
-    "SCAILWanModel": Transformer(("blocks",), image_after_reference),
+    "SCAILWanModel": Transformer(("blocks",), image_after_reference, self_attention="self_attn"),
     "SingleStreamDiT": Transformer(("blocks",), image_last, "patch"),  # Krea 2
-    "WanModel": Transformer(("blocks",), image_after_projected_reference),
+    "WanModel": Transformer(("blocks",), image_after_projected_reference, self_attention="self_attn"),
 }
 
 
@@ -177,3 +183,15 @@ def transformer_of(network: nn.Module) -> Transformer | None:
         if base.__name__ in TRANSFORMERS:
             return TRANSFORMERS[base.__name__]
     return None
+
+
+def self_attention_of(block: nn.Module, family: Transformer | None) -> nn.Module:
+    """Returns the module that computes a block's self-attention: inside it, or the block itself.
+
+    Args:
+        block: a layer of `layers.find_layers`.
+        family: its network's, None for a U-Net's.
+    """
+    if family is None:
+        return getattr(block, "attn1", block)
+    return block.get_submodule(family.self_attention)

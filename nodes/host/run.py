@@ -6,25 +6,26 @@ two graphs, two samplers on one model and two threads never meet in it, and noth
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import comfy.model_management
 import comfy.patcher_extension
 import comfy.samplers
+import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...sag_core.guide import Guide
+from ...sag_core.guide import Guide, Guided
 from ...sag_core.schedule import Interval
 from ...sag_core.strategies import MaskOptions
 from ...sag_core.trace import Recording, Step, fingerprint, levels
 from .adm_step import ADM_STEP
 from .attention import IN_PARTS, Pass
 from .capture import SAG_PASS, Capture
-from .conds import Twins, combine, guided_branch, sizes
-from .evaluation import Evaluation, MainPass, window_of
+from .conds import Twins, combine, guided_branch, own_copies, sizes
+from .evaluation import Evaluation, Kept, MainPass, window_of
 from .layers import choose_layers, default_layer, find_layers
 from .process import process_of
 from .sample import Layout
@@ -121,6 +122,7 @@ class Run:
         if self.guidance is None:
             return
         chain = options.get("sampler_post_cfg_function", [])
+        options["sampler_pre_cfg_function"] = [self.keep_prediction, *options.get("sampler_pre_cfg_function", [])]
         if self.patch.post_cfg not in chain:
             chain = [*chain, self.patch.post_cfg]
         options["sampler_post_cfg_function"] = [self.guide if f == self.patch.post_cfg else f for f in chain]
@@ -177,25 +179,49 @@ class Run:
         if evaluation is None or SAG_PASS in options:  # asked for past the guider, or by this pack
             return executor(model, conds, x, sigma, model_options)
         window = window_of(options, x, evaluation)
-        taken = not evaluation.expects(window)
-        if not taken and window is None and x.shape != evaluation.x.shape:
+        if not evaluation.expects(window):
+            return executor(model, conds, x, sigma, model_options)
+        if window is None and x.shape != evaluation.x.shape:
             self.note(IN_PARTS)
-            taken = True
-        branch = None if taken else guided_branch(conds, getattr(self.guider, "conds", {}), sigma)
+            return executor(model, conds, x, sigma, model_options)
+        branch = guided_branch(conds, getattr(self.guider, "conds", {}), sigma)
         if branch is None:
             return executor(model, conds, x, sigma, model_options)
         index, name = branch
         conds = [self.twins.tell_apart(cond) for cond in conds]
+        level, kept = float(sigma.max()), None
+        if self._wants(level):
+            own_x = x.clone() if window is None else evaluation.own_x()
+            kept = Kept(own_x, sigma.clone(), [] if window is not None else own_copies(conds[index]))
         self.capture.current = seen = Pass(index, x.shape[0], sizes(conds[index], x))
         try:
             out = executor(model, conds, x, sigma, model_options)
         finally:
             self.capture.current = None
+        if kept is not None and window is None:
+            kept = replace(kept, denoised=out[index].clone())
         for problem in seen.problems:
             self.note(problem)
-        attn_map = None if seen.in_parts else combine(seen.maps, conds[index], x, sigma)
-        evaluation.add(MainPass(index, name, conds[index], float(sigma.max()), out[index], attn_map, window))
+        evaluation.add(MainPass(index, name, level, self._combined(seen, conds[index], x, sigma), kept, window, seen.observers))
         return out
+
+    def _combined(self, seen: Pass, conds: list, x: Tensor, sigma: Tensor) -> Tensor | None:
+        """The branch's map of a pass; None where it cannot be had."""
+        if seen.in_parts:
+            return None
+        try:
+            return combine(seen.maps, conds, x, sigma)
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            self.note(f"the attention maps could not be put together: {error}")
+            return None
+
+    def keep_prediction(self, args: dict) -> list:
+        """Pre-CFG function, before any other: the branch's prediction that the host has put together from windows."""
+        main = None if self.evaluation is None else self._record(self.evaluation)
+        if main is not None and main.kept is not None and main.kept.denoised is None:
+            conds, out = args["conds"][main.index], args["conds_out"][main.index]
+            self.evaluation.keep(Kept(main.kept.x, args["sigma"].clone(), own_copies(conds), out.clone()))
+        return args["conds_out"]
 
     def apply_model(self, executor, x: Tensor, t: Tensor, c_concat=None, c_crossattn=None, control=None,
                     transformer_options: dict | None = None, **kwargs) -> Tensor:
@@ -213,32 +239,49 @@ class Run:
     def guide(self, args: dict) -> Tensor:
         """Post-CFG function: the graph's result so far, guided."""
         main = None if self.evaluation is None else self._record(self.evaluation)
-        if main is None or main.attn_map is None or not self._wants(main):
+        if main is None or main.attn_map is None or main.kept is None or not self._wants(main.sigma):
             return args["denoised"]
         self.asked = True
-        x, denoised, conds = self.evaluation.x, main.denoised, main.conds
-        if main.window is not None:
-            denoised, conds = args[f"{main.name}_denoised"], args[main.name]
-
-        def predict(degraded: Tensor) -> Tensor:
-            # Its own uuids, so that caching nodes do not take this pass for the one it repeats; its own place among
-            # the conds, so that nodes that tell the branches apart see which one it is.
-            own = [cond | {"uuid": self.twins.of(cond["uuid"], SAG_PASS)} for cond in conds]
-            alone = [None] * main.index + [own]
-            degraded_x = self.layout.replace(x, degraded)
-            out = comfy.samplers.calc_cond_batch(args["model"], alone, degraded_x, args["sigma"],
-                                                 _marked(args["model_options"]))
-            return self.layout.picture(out[main.index])
-
-        picture = self.layout.picture
-        step = args["model_options"].get("transformer_options", {}).get(ADM_STEP)
-        guided = self.guidance(picture(args["denoised"]), picture(x), picture(denoised), args["sigma"], main.sigma,
-                               predict, clip=None if step is None else step.clip)
+        guided = self._guided(args, main)
         if guided is None:
             return args["denoised"]
         mask = None if guided.mask is None or self.recording.plain else levels(guided.mask[:, 0])
         self.recording.steps[-1] = replace(self.recording.steps[-1], guided=True, mask=mask)
         return self.layout.replace(args["denoised"], guided.denoised)
+
+    def _guided(self, args: dict, main: MainPass) -> Guided | None:
+        """The guided evaluation; None where there is nothing to guide, or where that fails, which the user is told."""
+        picture, kept = self.layout.picture, main.kept
+        if kept.denoised is None:  # windows, under a guider that asks no pre-CFG function
+            kept = Kept(kept.x, args["sigma"], args[main.name], args[f"{main.name}_denoised"])
+
+        def predict(degraded: Tensor) -> Tensor:
+            # Its own uuids, so that caching nodes do not take this pass for the one it repeats; its own place among
+            # the conds, so that nodes that tell the branches apart see which one it is.
+            own = [cond | {"uuid": self.twins.of(cond["uuid"], SAG_PASS)} for cond in kept.conds]
+            alone = [None] * main.index + [own]
+            degraded_x = self.layout.replace(kept.x, degraded)
+            out = comfy.samplers.calc_cond_batch(args["model"], alone, degraded_x, kept.sigma,
+                                                 _marked(args["model_options"], main.observers))
+            out = self.layout.picture(out[main.index])
+            if not out.isfinite().all():
+                raise ArithmeticError("its prediction is not finite; a smaller blur_sigma or a higher precision helps")
+            return out
+
+        step = args["model_options"].get("transformer_options", {}).get(ADM_STEP)
+        try:
+            return self.guidance(picture(args["denoised"]), picture(kept.x), picture(kept.denoised), kept.sigma,
+                                 main.sigma, predict, clip=None if step is None else step.clip)
+        except comfy.model_management.InterruptProcessingException:  # an Exception on older hosts
+            raise
+        except Exception as error:  # of any node that takes part in the extra pass
+            out_of_memory = _is_out_of_memory(error)
+            self.note("the extra pass ran out of memory, so some steps were not guided; a smaller image or batch helps"
+                      if out_of_memory else f"the extra pass failed, so some steps were not guided: {error}")
+        # Here the error is gone, and with it what its traceback held.
+        if out_of_memory:
+            comfy.model_management.soft_empty_cache()
+        return None
 
     def _record(self, evaluation: Evaluation) -> MainPass | None:
         """The evaluation's main pass, its step added to the trace when it is first asked for."""
@@ -247,7 +290,7 @@ class Run:
         main = evaluation.close(self.layout)
         if main is None:
             return None
-        wanted = self._wants(main)
+        wanted = self._wants(main.sigma)
         if main.attn_map is not None:
             step = Step(main.sigma, main.attn_map.float(), self.label, main.name, guided=False)
             self.recording.steps.append(step)
@@ -258,18 +301,24 @@ class Run:
             self.note("some steps gave no attention map and were not guided")
         return main
 
-    def _wants(self, main: MainPass) -> bool:
-        return self.guidance is not None and self.guidance.plan(main.sigma) is not None
+    def _wants(self, level: float) -> bool:
+        return self.guidance is not None and self.guidance.plan(level) is not None
 
 
-def _marked(model_options: dict) -> dict:
-    """Model options of the extra pass."""
+def _is_out_of_memory(error: Exception) -> bool:
+    is_oom = getattr(comfy.model_management, "is_oom", lambda _: False)  # some older hosts have none
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "not enough memory" in str(error) or is_oom(error)
+
+
+def _marked(model_options: dict, observers: Mapping[object, Tensor]) -> dict:
+    """Model options of the extra pass.
+
+    Some nodes, such as the host's own SAG, own a layer's attention only to see it, and keep that of the last pass they
+    see. In this pass their layers attend by themselves, which computes the same.
+    """
     options = model_options.get("transformer_options", {}) | {SAG_PASS: True}
     owners = options.get("patches_replace", {}).get("attn1")
     if owners:
-        # The host's own SAG keeps the attention of whatever pass comes last, and would take its mask from this one.
-        # What it puts in the place of the layer's attention computes the same.
-        others = {key: owner for key, owner in owners.items()
-                  if not getattr(owner, "__qualname__", "").startswith("SelfAttentionGuidance.")}
-        options["patches_replace"] = options["patches_replace"] | {"attn1": others}
+        acting = {key: owner for key, owner in owners.items() if not (key in observers and bool(observers[key]))}
+        options["patches_replace"] = options["patches_replace"] | {"attn1": acting}
     return model_options | {"transformer_options": options}
