@@ -27,7 +27,7 @@ class Window:
 
 
 def window_of(options: Mapping[str, object], x: Tensor, evaluation: Evaluation) -> Window | None:
-    """Returns the frames that a pass over `x` is for; None where it is over the whole sample, or over other parts of it.
+    """Returns the frames that a pass over `x` is for; None where it is over the whole sample or over other parts.
 
     They are those of the host's context window, or images of the batch that another node runs the model on by itself,
     as sliding windows over frames do.

@@ -191,8 +191,8 @@ class Run:
         conds = [self.twins.tell_apart(cond) for cond in conds]
         level, kept = float(sigma.max()), None
         if self._wants(level):
-            own_x = x.clone() if window is None else evaluation.own_x()
-            kept = Kept(own_x, sigma.clone(), [] if window is not None else own_copies(conds[index]))
+            kept = (Kept(x.clone(), sigma.clone(), own_copies(conds[index])) if window is None
+                    else Kept(evaluation.own_x(), sigma, []))  # the rest when the host has put the windows together
         self.capture.current = seen = Pass(index, x.shape[0], sizes(conds[index], x))
         try:
             out = executor(model, conds, x, sigma, model_options)
@@ -202,7 +202,8 @@ class Run:
             kept = replace(kept, denoised=out[index].clone())
         for problem in seen.problems:
             self.note(problem)
-        evaluation.add(MainPass(index, name, level, self._combined(seen, conds[index], x, sigma), kept, window, seen.observers))
+        attn_map = self._combined(seen, conds[index], x, sigma)
+        evaluation.add(MainPass(index, name, level, attn_map, kept, window, seen.observers))
         return out
 
     def _combined(self, seen: Pass, conds: list, x: Tensor, sigma: Tensor) -> Tensor | None:
@@ -276,8 +277,11 @@ class Run:
             raise
         except Exception as error:  # of any node that takes part in the extra pass
             out_of_memory = _is_out_of_memory(error)
-            self.note("the extra pass ran out of memory, so some steps were not guided; a smaller image or batch helps"
-                      if out_of_memory else f"the extra pass failed, so some steps were not guided: {error}")
+            if out_of_memory:
+                self.note("the extra pass ran out of memory, so some steps were not guided; a smaller image or batch "
+                          "helps")
+            else:
+                self.note(f"the extra pass failed, so some steps were not guided: {error}")
         # Here the error is gone, and with it what its traceback held.
         if out_of_memory:
             comfy.model_management.soft_empty_cache()
@@ -307,7 +311,8 @@ class Run:
 
 def _is_out_of_memory(error: Exception) -> bool:
     is_oom = getattr(comfy.model_management, "is_oom", lambda _: False)  # some older hosts have none
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "not enough memory" in str(error) or is_oom(error)
+    return (isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or is_oom(error)
+            or "not enough memory" in str(error))  # of a CPU
 
 
 def _marked(model_options: dict, observers: Mapping[object, Tensor]) -> dict:

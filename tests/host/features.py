@@ -39,6 +39,7 @@ FEATURES = (
     "EasyCache", "LazyCache", "torch.compile",
     "context windows", "context windows that move", "context windows that loop", "context windows with FreeNoise",
     "context windows longer than the sample", "context windows with prompts of their own", "Wan Context Windows",
+    "sliding windows over a batch (AnimateDiff)",
     "LoRA", "LoRA hooks with keyframes", "ControlNet", "Control-LoRA", "T2I-Adapter", "GLIGEN",
     "regional prompts: area", "regional prompts: area in percent", "regional prompts: mask",
     "regional prompts: mask with bounds", "regional prompts: strength", "regional prompts: a longer prompt",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
 import comfy.supported_models as supported
@@ -11,7 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from tests.host import models
-from tests.host.features import ORDERS, Row, combine, follow, node
+from tests.host.features import FAMILIES, NONE, ORDERS, Row, combine, follow, node
 from tests.host.graph import call, guide, maps, only, record, sample
 from tests.host.models import Tiny
 from tests.host.observe import network_calls
@@ -193,3 +196,51 @@ def test_prompts_that_follow_each_other_in_windows():
             assert not torch.equal(run.out, plain)
             row.add(family, run)
     row.check("on either side")
+
+
+class SlidingWindows:
+    """Frames of a batch in overlapping windows, as AnimateDiff's nodes run them: a wrapper around all of a pass.
+
+    Each window is a batch of its own, of frames that follow one another in a loop; where windows overlap, their
+    predictions are averaged.
+    """
+
+    def __init__(self, length: int = 3, overlap: int = 1):
+        self.length, self.stride = length, length - overlap
+        self.shown: list[tuple[bool, list[int]]] = []
+
+    def __call__(self, model):
+        model = model.clone()
+        model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "sliding", self.evaluate)
+        return model
+
+    def evaluate(self, executor, model, conds, x, timestep, model_options):
+        total, count = [torch.zeros_like(x) for _ in conds], torch.zeros(len(x), 1, 1, 1)
+        for start in range(0, len(x), self.stride):
+            frames = [(start + i) % len(x) for i in range(self.length)]
+            self.shown.append((bool(model_options["transformer_options"].get("sag_pass")), frames))
+            out = executor(model, conds, x[frames], timestep[frames], model_options)
+            for of_all, of_window in zip(total, out, strict=True):
+                of_all[frames] += of_window
+            count[frames] += 1
+        return [of_all / count for of_all in total]
+
+
+@pytest.mark.parametrize("cfg", [3.0, 1.0])
+@pytest.mark.parametrize("first", ORDERS)
+def test_sliding_windows_over_a_batch_of_frames(first, cfg):
+    row = Row("sliding windows over a batch (AnimateDiff)", NONE)
+    for family, build in FAMILIES.items():
+        tiny = replace(build(), latent=build().latent.expand(5, -1, -1, -1))
+        plain, windows = SlidingWindows(), SlidingWindows()
+        expected = sample(tiny, plain(tiny.model), cfg=cfg)
+        run = follow(tiny, *combine(first, tiny.model, windows), cfg=cfg)
+        assert run.is_guided and len(run.steps) == 2
+        assert not torch.equal(run.out, expected)
+        assert [frames for extra, frames in windows.shown if not extra] == [frames for _, frames in plain.shown]
+        # Every frame's map is the mean over its windows, in each of which it attends to itself alone.
+        recorded, trace = record(tiny.model)
+        sample(tiny, recorded, cfg=cfg, steps=1)
+        assert_close(run.steps[0].attn_map, only(trace).steps[0].attn_map)
+        row.add(family, run)
+    row.check("guided; in each window, as the model is run")

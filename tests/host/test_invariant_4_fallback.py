@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 
+import comfy.model_management
 import pytest
 import torch
 
 from tests.host import models
 from tests.host.features import halves
 from tests.host.graph import call, guide, only, record, sample
-from tests.host.observe import attention_calls, network_calls
+from tests.host.observe import attention_calls, hooks_on, network_calls
 
 
 @pytest.fixture
@@ -175,3 +176,88 @@ def guided_globals(model) -> dict:
     """The module of the pack's recorder, whatever name the host loaded it under."""
     package = type(model.model_options["sampler_post_cfg_function"][0].__self__).__module__.rpartition(".")[0]
     return vars(sys.modules[f"{package}.attention"])
+
+
+def out_of_memory(out):
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+
+def fails(out):
+    raise ValueError("not made for this pass")
+
+
+def overflows(out):
+    return out * float("nan")
+
+
+FAULTS = {"OOM": (out_of_memory, "ran out of memory"), "error": (fails, "not made for this pass"),
+          "NaN": (overflows, "not finite")}
+
+
+def with_faulty_extra_pass(model, fault, at: tuple[int, ...] | None = None):
+    """A model whose extra passes go wrong, all of them or those of these places among them."""
+    passes = []
+
+    def wrapper(apply_model, args):
+        out = apply_model(args["input"], args["timestep"], **args["c"])
+        if not args["c"]["transformer_options"].get("sag_pass"):
+            return out
+        passes.append(None)
+        return fault(out) if at is None or len(passes) - 1 in at else out
+
+    model = model.clone()
+    model.set_model_unet_function_wrapper(wrapper)
+    return model
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("build", [models.sd15, models.flux], ids=["U-Net", "DiT"])
+def test_invariant_4_extra_pass_that_goes_wrong_costs_no_generation(build, fault, warnings):
+    tiny = build()
+    guided, trace = guide(with_faulty_extra_pass(tiny.model, FAULTS[fault][0]))
+    assert torch.equal(sample(tiny, guided, steps=3), sample(tiny, steps=3))
+    assert [step.guided for step in only(trace).steps] == [False] * 3
+    check_notes(trace, warnings, FAULTS[fault][1])
+    assert hooks_on(tiny.model) == 0
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_invariant_4_steps_beside_the_one_that_goes_wrong_are_guided(fault, warnings):
+    tiny = models.sd15()
+    guided, trace = guide(with_faulty_extra_pass(tiny.model, FAULTS[fault][0], at=(1,)))
+    assert sample(tiny, guided, steps=3).isfinite().all()
+    assert [step.guided for step in only(trace).steps] == [True, False, True]
+    check_notes(trace, warnings, FAULTS[fault][1])
+
+
+def test_invariant_4_what_the_failed_pass_allocated_is_freed(monkeypatch):
+    """Before the next pass needs the room."""
+    emptied = []
+    monkeypatch.setattr(comfy.model_management, "soft_empty_cache", lambda *_: emptied.append(sys.exc_info()[0]))
+    tiny = models.sd15()
+    guided, _ = guide(with_faulty_extra_pass(tiny.model, out_of_memory))
+    sample(tiny, guided, steps=2)
+    assert emptied.count(None) >= 2  # outside of the handler, which keeps what the error holds
+
+
+def test_invariant_4_cancelling_in_the_extra_pass_cancels(warnings):
+    def cancel(out):
+        raise comfy.model_management.InterruptProcessingException
+
+    tiny = models.sd15()
+    guided, _ = guide(with_faulty_extra_pass(tiny.model, cancel))
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        sample(tiny, guided)
+    assert warnings() == [] and hooks_on(tiny.model) == 0
+
+
+def test_invariant_4_maps_that_cannot_be_put_together_cost_no_generation(monkeypatch, warnings):
+    def no_room(*args):
+        raise RuntimeError("no room")
+
+    tiny = models.sd15()
+    guided, trace = guide(tiny.model)
+    package = type(guided.model_options["sampler_post_cfg_function"][0].__self__).__module__.rpartition(".")[0]
+    monkeypatch.setattr(sys.modules[f"{package}.run"], "combine", no_room)
+    assert torch.equal(sample(tiny, guided), sample(tiny))
+    check_notes(trace, warnings, "could not be put together: no room", "no attention map", "nothing was recorded")

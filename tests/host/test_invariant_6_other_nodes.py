@@ -61,10 +61,63 @@ def test_invariant_6_builtin_sag_on_the_same_block_acts_too(tiny, first):
     base, stock, sag = (sample(tiny, m, steps=1) for m in (tiny.model, builtin(tiny.model), guide(tiny.model)[0]))
     both, _ = combine(first, tiny.model, builtin)
     out = sample(tiny, both, steps=1)
-    if first == "other":
-        assert_close(out - base, (stock - base) + (sag - base), **CLOSE)
-    # The other way round the built-in node takes its mask from the extra pass, as it keeps the last pass it sees.
+    assert_close(out - base, (stock - base) + (sag - base), **CLOSE)
     assert all((out - other).abs().max() > 1 for other in (base, stock, sag))
+
+
+class Observer:
+    """A node that owns the middle block's attention in order to see it, and guides by what it saw last."""
+
+    def __init__(self, compute):
+        self.compute, self.seen = compute, []
+
+    def __call__(self, model):
+        model = model.clone()
+        model.set_model_attn1_replace(self.attend, "middle", 0, 0)
+        model.set_model_sampler_post_cfg_function(self.guide)
+        return model
+
+    def attend(self, q, k, v, extra_options):
+        self.seen.append(q.abs().mean().item())
+        return self.compute(q, k, v, extra_options["n_heads"])
+
+    def guide(self, args):
+        return args["denoised"] * (1 + 0.1 * self.seen[-1])
+
+
+def by_softmax(q, k, v, heads):
+    """Attention as its definition says, for a look at the probabilities."""
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    probabilities = torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, dim=-1)
+    return (probabilities @ v).transpose(1, 2).flatten(2)
+
+
+@ORDERS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_invariant_6_whoever_observes_a_layers_attention_does_not_see_the_extra_pass(first, dtype):
+    """Whatever it is called: a copy of the built-in node in another pack, for one."""
+    tiny = models.sd15(dtype)
+    alone, beside = Observer(by_softmax), Observer(by_softmax)
+    sample(tiny, alone(tiny.model), steps=1)
+    both, trace = combine(first, tiny.model, beside)
+    sample(tiny, both, steps=1)
+    assert beside.seen == alone.seen
+    assert only(trace).steps[0].guided
+
+
+@ORDERS
+def test_invariant_6_an_observer_that_begins_to_act_acts_in_the_extra_pass(tiny, first):
+    """It is judged at every step by what it computes, not once and not by its name."""
+    steps = []
+
+    def later(q, k, v, heads):
+        steps.append(None)
+        return by_softmax(q, k, v, heads) * (1 if len(steps) == 1 else 0.5)
+
+    both, trace = combine(first, tiny.model, Observer(later))
+    sample(tiny, both, steps=2)
+    assert len(steps) == 3  # of the second step both passes
+    assert [step.guided for step in only(trace).steps] == [True, True]
 
 
 @ORDERS

@@ -62,9 +62,9 @@ def with_tokens(tiny: Tiny, count: int) -> Tiny:
         return tiny
 
     def longer(prompt: list) -> list:
+        mask = {"attention_mask": torch.ones(1, count, dtype=torch.long)}
         return [[states.repeat(1, -(-count // states.shape[1]), 1)[:, :count],
-                 {key: value.new_ones(1, count) if key == "attention_mask" else value for key, value in options.items()}]
-                for states, options in prompt]
+                 options | (mask if "attention_mask" in options else {})] for states, options in prompt]
 
     return replace(tiny, positive=longer(tiny.positive), negative=longer(tiny.negative))
 
