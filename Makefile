@@ -3,7 +3,7 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: help demo test test-hosts test-package lint provision train train-classifier docs pictures bench bench-live bench-quality paper clean
+.PHONY: help demo test test-quick test-hosts test-package lint provision train train-classifier docs pictures bench bench-live bench-quality paper clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.* ## /  make \1\t/p' Makefile
@@ -13,6 +13,9 @@ demo: ## Make pictures without and with Self-Attention Guidance, into demo_outpu
 
 test: ## Lint, then all tests against a real ComfyUI; ARGS="tests/core -k mask" passes on to pytest
 	@$(PYTHON) -m tools.check test $(ARGS)
+
+test-quick: ## Lint, and the tests of the method, its promises and the nodes, in a minute
+	@$(PYTHON) -m tools.check quick $(ARGS)
 
 test-hosts: ## Test on several versions of ComfyUI; ARGS="--hosts 0.18.2,0.24.0 tests/host" chooses
 	@$(PYTHON) -m tools.hosts $(ARGS)

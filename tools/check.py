@@ -1,4 +1,8 @@
-"""Checks: `check lint` (ruff), `check pytest [arguments]` (in ComfyUI's Python), `check test [arguments]` (both)."""
+"""Checks: `check lint` (ruff), `check pytest [arguments]` (in ComfyUI's Python), `check test [arguments]` (both).
+
+`check test` and `check quick` run as many tests at once as there are cores, a file of tests in one process, so that
+tests which share a server or a browser start it once.
+"""
 
 import os
 import sys
@@ -14,6 +18,12 @@ def lint() -> int:
     return call([sys.executable, "-m", "ruff", "check", "."], env=tools_environment(tools), cwd=CHECKOUT)
 
 
+AT_ONCE = ("--numprocesses", "auto", "--dist", "loadfile")
+# A pass through the method, what it promises and the nodes, in a minute.
+QUICK = ("tests/core", "tests/host/test_nodes.py", "tests/host/test_guidance.py",
+         *(f"tests/host/test_invariant_{name}.py" for name in ("1_off", "2_recording", "5_no_state", "8_untrusted")))
+
+
 def pytest(arguments: list[str]) -> int:
     """All layers of the tests, quick ones first; pyproject.toml lists them. Those in a browser need one."""
     host = provision()
@@ -25,6 +35,8 @@ def pytest(arguments: list[str]) -> int:
     else:
         driver = provision_driver(host.python, say_now)
         environment["PYTHONPATH"] = os.pathsep.join([environment["PYTHONPATH"], str(driver)])
+    # A process to a core: more threads would only wait for each other.
+    environment["OMP_NUM_THREADS"] = "1"
     # Without bytecode: the user's own ComfyUI, where there is one, is not ours to write to.
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     return call(command, env=environment, cwd=CHECKOUT)
@@ -37,8 +49,10 @@ def main() -> int:
     if command == "pytest":
         return pytest(arguments)
     if command == "test":
-        return lint() or pytest(arguments)
-    raise RuntimeError(f"the command is {command!r}, expected lint, pytest or test")
+        return lint() or pytest([*AT_ONCE, *arguments])
+    if command == "quick":
+        return lint() or pytest([*AT_ONCE, *(arguments or QUICK)])
+    raise RuntimeError(f"the command is {command!r}, expected lint, pytest, test or quick")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ PIP = "pip==25.3"
 # them depends on the Python version.
 TEST_TOOLS = (
     "pytest==9.0.2",
+    "pytest-xdist==3.8.0",
+    "execnet==2.1.2",
     "pluggy==1.6.0",
     "iniconfig==2.3.0",
     "packaging==25.0",

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import comfy.model_management
 import comfy.patcher_extension
 import comfy.samplers
-import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from .attention import IN_PARTS, Pass
 from .capture import SAG_PASS, Capture
 from .conds import Twins, combine, guided_branch, own_copies, sizes
 from .evaluation import Evaluation, Kept, MainPass, window_of
+from .failures import Failure, attempt
 from .layers import choose_layers, default_layer, find_layers
 from .process import process_of
 from .sample import Layout
@@ -270,21 +270,15 @@ class Run:
             return out
 
         step = args["model_options"].get("transformer_options", {}).get(ADM_STEP)
-        try:
-            return self.guidance(picture(args["denoised"]), picture(kept.x), picture(kept.denoised), kept.sigma,
-                                 main.sigma, predict, clip=None if step is None else step.clip)
-        except comfy.model_management.InterruptProcessingException:  # an Exception on older hosts
-            raise
-        except Exception as error:  # of any node that takes part in the extra pass
-            out_of_memory = _is_out_of_memory(error)
-            if out_of_memory:
-                self.note("the extra pass ran out of memory, so some steps were not guided; a smaller image or batch "
-                          "helps")
-            else:
-                self.note(f"the extra pass failed, so some steps were not guided: {error}")
-        # Here the error is gone, and with it what its traceback held.
-        if out_of_memory:
-            comfy.model_management.soft_empty_cache()
+        guided = attempt(lambda: self.guidance(
+            picture(args["denoised"]), picture(kept.x), picture(kept.denoised), kept.sigma, main.sigma, predict,
+            clip=None if step is None else step.clip))
+        if not isinstance(guided, Failure):
+            return guided
+        if guided.out_of_memory:
+            self.note("the extra pass ran out of memory, so some steps were not guided; a smaller image or batch helps")
+        else:
+            self.note(f"the extra pass failed, so some steps were not guided: {guided.text}")
         return None
 
     def _record(self, evaluation: Evaluation) -> MainPass | None:
@@ -307,12 +301,6 @@ class Run:
 
     def _wants(self, level: float) -> bool:
         return self.guidance is not None and self.guidance.plan(level) is not None
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    is_oom = getattr(comfy.model_management, "is_oom", lambda _: False)  # some older hosts have none
-    return (isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or is_oom(error)
-            or "not enough memory" in str(error))  # of a CPU
 
 
 def _marked(model_options: dict, observers: Mapping[object, Tensor]) -> dict:
