@@ -82,13 +82,16 @@ def load_state(path: Path, recipe: dict[str, object], device: str = "cpu") -> di
         return None
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-        begun = state["recipe"]
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError) as error:
-        raise SystemExit(f"{path} is not a checkpoint, or is damaged ({error!r}): remove it, or give another "
-                         "--checkpoint to begin anew") from error
-    if begun != recipe:
-        raise SystemExit(f"{path} was begun as {begun}, not {recipe}: give the same options, or another --checkpoint "
-                         "to begin anew")
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        # What torch says of a damaged file is how to run its code.
+        reason = error if isinstance(error, OSError) else "it is damaged"
+        raise SystemExit(f"{path} cannot be read ({reason}): remove it, or give another --checkpoint, to begin anew"
+                         ) from error
+    if not isinstance(state, dict) or "recipe" not in state:
+        raise SystemExit(f"{path} is not a checkpoint of a training: give another --checkpoint")
+    if state["recipe"] != recipe:
+        raise SystemExit(f"{path} was begun as {state['recipe']}, not {recipe}: give the same options, or another "
+                         "--checkpoint to begin anew")
     return state
 
 
