@@ -83,10 +83,9 @@ def load_state(path: Path, recipe: dict[str, object], device: str = "cpu") -> di
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        # What torch says of a damaged file is how to run its code.
-        reason = error if isinstance(error, OSError) else "it is damaged"
-        raise SystemExit(f"{path} cannot be read ({reason}): remove it, or give another --checkpoint, to begin anew"
-                         ) from error
+        # Only its kind: what torch says of a damaged file is how to run the code in it.
+        raise SystemExit(f"{path} cannot be read and may be damaged ({type(error).__name__}): remove it, or give "
+                         "another --checkpoint, to begin anew") from error
     if not isinstance(state, dict) or "recipe" not in state:
         raise SystemExit(f"{path} is not a checkpoint of a training: give another --checkpoint")
     if state["recipe"] != recipe:

@@ -114,8 +114,9 @@ def test_altered_tiles_are_counted_and_the_first_is_named(painted, tmp_path):
     refused(pack(tmp_path, tmp_path / "altered.tar.gz"), entries, "another content")
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive at all" * 99, b"\xfd7zXZ\x00" + b"\x01" * 99, b"\x1f\x8b\x08\x00" * 9,
-                                     b"BZh9" + b"\x01" * 99], ids=["empty", "text", "xz", "gz", "bz2"])
+@pytest.mark.parametrize("content", [b"", b"no archive at all" * 99, b"\xfd7zXZ\x00" + b"\x01" * 99,
+                                     b"\x1f\x8b\x08\x00" * 9, b"BZh9" + b"\x01" * 99],
+                         ids=["empty", "text", "xz", "gz", "bz2"])
 def test_a_file_that_is_no_archive_is_refused(painted, tmp_path, content):
     (tmp_path / "tiles.tar").write_bytes(content)
     refused(tmp_path / "tiles.tar", painted[1], "cannot be read as a tar archive|are missing")
@@ -136,10 +137,10 @@ def test_a_damaged_archive_is_refused(painted, tmp_path, form):
     folder, entries = painted
     archive = pack(folder, tmp_path / f"all.{form}")
     whole = bytearray(archive.read_bytes())
-    for place in range(len(whole) // 3, len(whole) // 3 + 64):
+    for place in range(len(whole) // 3, len(whole)):
         whole[place] ^= 0xFF
     archive.write_bytes(whole)
-    refused(archive, entries, "cannot be read as a tar archive|are missing|another content")
+    refused(archive, entries, "cannot be read as a tar archive")
 
 
 def test_names_that_lead_out_of_the_archive_are_ignored(painted, tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import shutil
-import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from tools.process import capture
 from training import loop
 from training.loop import export, learning_rate, loop_arguments, timesteps, train
 
@@ -90,7 +90,7 @@ def test_a_truncated_checkpoint_is_refused(tmp_path):
     args = options(tmp_path / "checkpoint.pt")
     trained(args)
     args.checkpoint.write_bytes(args.checkpoint.read_bytes()[:-100])
-    with pytest.raises(SystemExit, match="checkpoint.pt cannot be read .it is damaged."):
+    with pytest.raises(SystemExit, match="checkpoint.pt cannot be read and may be damaged"):
         trained(args)
 
 
@@ -137,9 +137,10 @@ from pathlib import Path
 
 import torch
 
+folder, root = Path(sys.argv[1]), sys.argv[2]
+sys.path.insert(0, root)
 from training.loop import export, save
 
-folder = Path(sys.argv[1])
 checkpoint, model = folder / "a.pt", folder / "a.safetensors"
 small, large = {"a": torch.ones(1_000)}, {"a": torch.zeros(1_000_000)}
 save(checkpoint, small)
@@ -159,12 +160,11 @@ print(torch.load(checkpoint, weights_only=True)["a"].sum().item())
 def test_a_disk_that_is_really_full_leaves_whole_files_and_is_written_to_again_when_it_is_not(tmp_path):
     """On a file system of 256 KiB, in a namespace of its own."""
     mount = ["unshare", "--map-root-user", "--mount", "sh", "-c",
-             'mount -t tmpfs -o size=256k none "$1" && shift && exec "$@"', "sh", str(tmp_path)]
-    if not shutil.which("unshare") or subprocess.run([*mount, "true"], capture_output=True).returncode:
+             'mount -t tmpfs -o size=256k none "$1" && shift && exec "$@"', "sh", tmp_path]
+    if not shutil.which("unshare") or capture([*mount, "true"])[0]:
         pytest.skip("this machine lets nobody mount a file system")
-    run = subprocess.run([*mount, sys.executable, "-c", SMALL_DISK, str(tmp_path)], capture_output=True, text=True,
-                         cwd=Path(loop.__file__).parents[1])
-    assert run.returncode == 0, run.stderr
-    *refusals, files, kept, again = run.stdout.splitlines()
+    status, printed = capture([*mount, sys.executable, "-c", SMALL_DISK, tmp_path, Path(loop.__file__).parents[1]])
+    assert status == 0, printed
+    *refusals, files, kept, again = printed.splitlines()
     assert len([line for line in refusals if "cannot be written" in line and "Is the disk full?" in line]) == 2
     assert files == "['a.pt', 'a.safetensors']" and (float(kept), float(again)) == (1000, 2000)

@@ -30,7 +30,8 @@ def data(tmp_path_factory):
 # -- neighbours ------------------------------------------------------------------------------------------------------
 
 def test_neighbours_by_hand():
-    found = nearest(torch.tensor([[0, 0], [10, 10]]), [torch.tensor([[9, 9], [3, 4]]), torch.tensor([[1, 1], [10, 12]])])
+    parts = [torch.tensor([[9, 9], [3, 4]]), torch.tensor([[1, 1], [10, 12]])]
+    found = nearest(torch.tensor([[0, 0], [10, 10]]), parts)
     assert found.index.tolist() == [2, 0]
     # The root of the mean squared difference: 1 in both numbers.
     assert found.distance.tolist() == pytest.approx([1, 1])
@@ -67,7 +68,7 @@ def test_pixels_become_squares_and_nothing_in_between():
 
 
 def test_every_class_has_the_same_number_of_seeds_and_none_is_left_out():
-    assert [seed for row in rows(96, 8) for seed in row] == list(range(96)) and {len(row) for row in rows(96, 8)} == {12}
+    assert [list(row) for row in rows(96, 8)] == torch.arange(96).view(8, 12).tolist()
     for count in (0, 7, 95):
         with pytest.raises(ValueError, match=f"--count is {count}; it must be a multiple of the model's 8 classes"):
             rows(count, 8)
