@@ -3,7 +3,7 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: help demo test test-quick test-hosts test-package lint provision train train-classifier docs pictures bench bench-live bench-quality paper clean
+.PHONY: help demo test test-quick test-hosts test-package lint provision train train-heroes train-classifier train-segmenter docs pictures bench bench-live bench-quality paper clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.* ## /  make \1\t/p' Makefile
@@ -32,6 +32,13 @@ provision: ## Install ComfyUI and the test tools into the cache
 train: ## Train the embedded model again and draw its samples; resumes, takes ARGS (training/README.md)
 	@$(PYTHON) -m tools.run training.train $(ARGS)
 	@$(PYTHON) -m tools.run training.sample
+
+train-heroes: ## Train the model of adventurers; ARGS="--tiles FOLDER-OR-ARCHIVE" says where its tiles are (training/README.md)
+	@$(PYTHON) -m tools.run training.train_heroes $(ARGS)
+	@$(PYTHON) -m tools.run training.sample --model models/heroes32.safetensors --out training/heroes.png
+
+train-segmenter: ## Train the network that finds the adventurer in a picture; takes ARGS="--tiles FOLDER-OR-ARCHIVE"
+	@$(PYTHON) -m tools.run training.segmenter $(ARGS)
 
 train-classifier: ## Train the embedded classifier of noisy images again; resumes, takes ARGS (training/README.md)
 	@$(PYTHON) -m tools.run training.classifier $(ARGS)

@@ -19,17 +19,20 @@ from benchmarks.progress import say
 from benchmarks.report import table
 from benchmarks.shards import barrier, group
 from benchmarks.store import DESCRIPTION, SampleStore
+from training.data import SHAPES, Data, data_of
+from training.tiles import tiles_argument
 
 OUTPUT = Path(__file__).resolve().parent / "output"
 SCENES = "scenes:"
 
 
-def features(place: str, net: FeatureNet, say) -> Features:
-    """Features of a store, of a folder of pictures, or of so many fresh scenes."""
+def features(place: str, net: FeatureNet, say, data: Data = SHAPES) -> Features:
+    """Features of a store, of a folder of pictures, or of so many fresh scenes of the data."""
     if place.startswith(SCENES):
         if not (number := place.removeprefix(SCENES)).isdecimal() or int(number) < 2:
             raise ValueError(f"{place} says no number of scenes; write for instance {SCENES}4000")
-        store = fresh_scenes(OUTPUT / f"fresh-scenes-{number}", int(number))
+        name = "fresh-scenes" if data is SHAPES else f"{data.name}-fresh-scenes"
+        store = fresh_scenes(OUTPUT / f"{name}-{number}", int(number), data=data)
     elif (Path(place) / DESCRIPTION).is_file():
         store = SampleStore.open(Path(place))
     elif Path(place).is_dir():
@@ -85,6 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("reference", help=f"a sample store, a folder of pictures, or {SCENES}N for N fresh scenes")
     parser.add_argument("samples", nargs="+", help="sample stores or folders of pictures")
+    tiles_argument(parser, note=": scenes are adventurers drawn from those held out, not shapes")
     parser.add_argument("--inception", type=Path, metavar="FILE",
                         help="compare by Inception-v3 with these weights, not by the classifier of scenes")
     parser.add_argument("--device", default="cpu", help="for Inception-v3")
@@ -102,14 +106,15 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace, rank: int) -> None:
+    data = data_of(args.tiles)
     if args.inception:
         net = InceptionFeatures(args.inception, args.device)
     else:
         if rank == 0:
-            scene_net(say)
+            scene_net(say, data)
         barrier()
-        net = SceneFeatures(scene_net(say))
-    reference, *samples = (features(place, net, say) for place in (args.reference, *args.samples))
+        net = SceneFeatures(scene_net(say, data), data.draw)
+    reference, *samples = (features(place, net, say, data) for place in (args.reference, *args.samples))
     if rank:
         return
     text, found = report(reference, dict(zip(args.samples, samples, strict=True)), args.paired, args.resamples,

@@ -1,8 +1,8 @@
 """Scenes of the embedded model: an adventurer in pixel art over a floor, with its exact mask.
 
-An adventurer is a body with clothes, weapons and hair drawn over it, each a tile chosen at random among those of a role,
-so that there are more of them than anybody could remember. Everything random comes from one generator: a batch is a
-function of its seed.
+An adventurer is a body with clothes, weapons and hair drawn over it, each a tile chosen at random among those of a
+role, so that there are more of them than anybody could remember. Everything random comes from one generator: a batch is
+a function of its seed.
 """
 
 from __future__ import annotations
@@ -57,6 +57,10 @@ CLASSES = tuple(WARDROBE)
 _LIKE_BASE = ("wings", "muzzle")
 
 
+# In the place of a tile where a layer is not worn.
+BARE = -1
+
+
 @dataclass(frozen=True)
 class Scenes:
     """A batch of scenes: image [B, 3, 32, 32] in [-1, 1], mask [B, 1, 32, 32] in 0..1, label [B] into CLASSES."""
@@ -66,20 +70,40 @@ class Scenes:
     label: Tensor
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The tiles of a batch of scenes, as indices into the manifest.
+
+    Args:
+        label: class of each scene [B], into CLASSES.
+        floor: tile of each floor [B].
+        worn: tile of each layer [B, len(LAYERS)], `BARE` where it is not worn.
+        flip: whether floor and adventurer are mirrored [2, B].
+    """
+
+    label: Tensor
+    floor: Tensor
+    worn: Tensor
+    flip: Tensor
+
+
 class Composer:
     """Draws scenes from tiles.
 
     Args:
         tiles: all tiles of the manifest.
         held_out: draw from the tiles that are held out instead of those that are trained on.
+
+    Raises:
+        ValueError: a role has no such tile.
     """
 
     def __init__(self, tiles: Tiles, held_out: bool = False):
-        self.images = tiles.images
+        # The last one, which `BARE` names, is transparent.
+        self.images = torch.cat([tiles.images, torch.zeros_like(tiles.images[:1])])
         self.floors = tiles.having(("floor",), held_out)
         self.wardrobe = [
-            [(share, tiles.having(tuple(roles.split()), held_out)) for layer in LAYERS
-             for share, roles in [clothes.get(layer, (0, "floor"))]]
+            {layer: (share, tiles.having(roles.split(), held_out)) for layer, (share, roles) in clothes.items()}
             for clothes in WARDROBE.values()]
 
     def draw(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Scenes:
@@ -90,27 +114,44 @@ class Composer:
             generator: the source of every random number, on the CPU.
             label: class of each scene [count]; random, each as often as the others, where None.
         """
+        return self.compose(self.choose(count, generator, label))
+
+    def choose(self, count: int, generator: torch.Generator, label: Tensor | None = None) -> Choice:
+        """Choose the tiles of scenes; the arguments are those of `draw`."""
         def uniform(*shape: int) -> Tensor:
             return torch.rand(shape, generator=generator)
 
         drawn = torch.randint(len(CLASSES), (count,), generator=generator)
         label = drawn if label is None else label
-        worn, choice, flip = uniform(count, len(LAYERS)), uniform(count, len(LAYERS)), uniform(2, count, 1, 1, 1) < 0.5
+        chance, place, flip = uniform(count, len(LAYERS)), uniform(count, len(LAYERS)), uniform(2, count) < 0.5
         for layer in _LIKE_BASE:
-            choice[:, LAYERS.index(layer)] = choice[:, LAYERS.index("base")]
-        floor = self.images[self.floors[(uniform(count) * len(self.floors)).long()]]
+            place[:, LAYERS.index(layer)] = place[:, LAYERS.index("base")]
+        floor = _among(self.floors, uniform(count))
+        worn = torch.full((count, len(LAYERS)), BARE)
+        for number, clothes in enumerate(self.wardrobe):
+            rows = label == number
+            for layer, (share, tiles) in clothes.items():
+                column = LAYERS.index(layer)
+                tile = torch.where(chance[:, column] < share, _among(tiles, place[:, column]), BARE)
+                worn[rows, column] = tile[rows]
+        return Choice(label, floor, worn, flip)
+
+    def compose(self, choice: Choice) -> Scenes:
+        """Draw the chosen tiles over each other."""
+        floor = self.images[choice.floor]
         hero = torch.zeros_like(floor)
-        for layer in range(len(LAYERS)):
-            tile = torch.zeros_like(floor)
-            for i, name in enumerate(label.tolist()):
-                share, among = self.wardrobe[name][layer]
-                if worn[i, layer] < share:
-                    tile[i] = self.images[among[int(choice[i, layer] * len(among))]]
-            hero = over(tile, hero)
-        floor, hero = (torch.where(turned, part.flip(-1), part) for turned, part in zip(flip, (floor, hero)))
-        return Scenes(over(hero, floor)[:, :3] * 2 - 1, hero[:, 3:], label)
+        for layer in choice.worn.T:
+            hero = over(self.images[layer], hero)
+        floor, hero = (torch.where(turned[:, None, None, None], part.flip(-1), part)
+                       for turned, part in zip(choice.flip, (floor, hero), strict=True))
+        return Scenes(over(hero, floor)[:, :3] * 2 - 1, hero[:, 3:], choice.label)
 
 
 def over(upper: Tensor, lower: Tensor) -> Tensor:
     """Returns one picture drawn over another, both premultiplied colour and alpha [..., 4, H, W] (Porter and Duff)."""
     return upper + lower * (1 - upper[..., 3:, :, :])
+
+
+def _among(tiles: Tensor, place: Tensor) -> Tensor:
+    """Returns the tiles [N] at these places [N] of their list, 0 its start and 1 its end."""
+    return tiles[(place * len(tiles)).long()]

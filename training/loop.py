@@ -1,10 +1,11 @@
-"""The training loop of both embedded models: AdamW, averaged weights, checkpoints that are resumed from."""
+"""The training loop of every network here: AdamW, averaged weights, checkpoints that are resumed from."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -42,16 +43,12 @@ def train(model: nn.Module, loss_of: Callable[[int], tuple[Tensor, float]], args
         The averaged weights, and the running mean of what is shown.
 
     Raises:
-        SystemExit: the checkpoint was begun with other options.
+        SystemExit: the checkpoint was begun with other options, or cannot be read or written.
     """
     ema = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.99), weight_decay=weight_decay)
     start, smooth = 0, None
-    if args.checkpoint.exists():
-        state = torch.load(args.checkpoint, map_location=args.device, weights_only=True)
-        if state["recipe"] != recipe:
-            raise SystemExit(f"{args.checkpoint} was begun as {state['recipe']}, not {recipe}: give the same options, "
-                             "or another --checkpoint to begin anew")
+    if (state := load_state(args.checkpoint, recipe, args.device)) is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         ema, start, smooth = state["ema"], state["step"], state["loss"]
@@ -73,6 +70,28 @@ def train(model: nn.Module, loss_of: Callable[[int], tuple[Tensor, float]], args
             save(args.checkpoint, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema,
                                    "step": step + 1, "loss": smooth, "recipe": recipe})
     return ema, smooth
+
+
+def load_state(path: Path, recipe: dict[str, object], device: str = "cpu") -> dict | None:
+    """Returns what a checkpoint holds, None where there is none.
+
+    Raises:
+        SystemExit: it was begun with other options, or is no checkpoint of a training.
+    """
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        # Only its kind: what torch says of a damaged file is how to run the code in it.
+        raise SystemExit(f"{path} cannot be read and may be damaged ({type(error).__name__}): remove it, or give "
+                         "another --checkpoint, to begin anew") from error
+    if not isinstance(state, dict) or "recipe" not in state:
+        raise SystemExit(f"{path} is not a checkpoint of a training: give another --checkpoint")
+    if state["recipe"] != recipe:
+        raise SystemExit(f"{path} was begun as {state['recipe']}, not {recipe}: give the same options, or another "
+                         "--checkpoint to begin anew")
+    return state
 
 
 def learning_rate(step: int, args: argparse.Namespace) -> float:

@@ -1,4 +1,7 @@
-"""Draw a sheet of samples of the embedded model: `python3 -m tools.run training.sample`. Ancestral DDPM, no host."""
+"""Draw a sheet of samples of a model that was trained here: `python3 -m tools.run training.sample --model FILE`.
+
+A row for every class in the model's order, and one of no class; DDPM's ancestral sampler, without a host.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def load(path: Path) -> tuple[ADMUNet, ADMConfig]:
-    """The model of a checkpoint, in float32, ready to predict."""
+    """Returns the model of a checkpoint, in float32, ready to predict."""
     tensors, config = load_checkpoint(path)
     model = ADMUNet(config)
     model.load_state_dict(tensors)
@@ -52,13 +55,16 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=10, help="samples of each class")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--enlarge", type=int, default=2, help="pixels of the sheet for one of the model, each way")
     args = parser.parse_args()
 
     model, config = load(args.model)
     # A row for every label; the last, the null label, is unconditional.
     label = torch.arange(config.num_classes).repeat_interleave(args.columns)
     images = ancestral(model, config, label, args.steps, torch.Generator().manual_seed(args.seed)) / 2 + 0.5
-    images = images.clamp(0, 1).permute(0, 2, 3, 1).repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+    images = images.clamp(0, 1).permute(0, 2, 3, 1)
+    for side in (1, 2):
+        images = images.repeat_interleave(args.enlarge, dim=side)
     sheet = contact_sheet(images, args.columns)[0]
     Image.fromarray((sheet * 255).round().byte().numpy()).save(args.out)
     print(args.out)

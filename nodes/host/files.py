@@ -10,11 +10,14 @@ import folder_paths
 PACK = Path(__file__).resolve().parents[2]
 TRACE_SUFFIX = ".sag.safetensors"
 _CLASSIFIER = "classifier"
+# It finds objects in pictures for the benchmarks; no node loads it.
+_SEGMENTER = "segmenter"
 
 
 def embedded_checkpoints() -> dict[str, Path]:
     """The models that come with this pack, by the name users see."""
-    return {f"{path.stem} (embedded)": path for path in sorted((PACK / "models").glob("*.safetensors"))}
+    return {f"{path.stem} (embedded)": path for path in sorted((PACK / "models").glob("*.safetensors"))
+            if _SEGMENTER not in path.stem}
 
 
 def checkpoint_names() -> list[str]:

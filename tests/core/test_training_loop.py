@@ -1,14 +1,20 @@
-"""The training loop: resumed is as if it had not stopped, and a checkpoint of another recipe is refused."""
+"""The training loop: resumed is as if it had not stopped, nothing is lost to a full disk, another recipe is refused."""
 
 from __future__ import annotations
 
+import errno
+import shutil
+import sys
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from torch import nn
 
+from tools.process import capture
+from training import loop
 from training.loop import export, learning_rate, loop_arguments, timesteps, train
 
 
@@ -61,7 +67,104 @@ def test_timesteps_are_one_of_each_part_of_the_process():
 
 
 def test_what_is_exported_describes_itself(tmp_path):
-    export(tmp_path / "model.safetensors", {"weight": torch.ones(2)}, {"lr": 1}, adm_config="{}")
+    export(tmp_path / "model.safetensors", {"weight": torch.ones(2)}, {"lr": 1}, ("a", "b"), adm_config="{}")
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         assert file.get_tensor("weight").dtype == torch.float16
-        assert file.metadata()["training"] == '{"lr": 1}' and file.metadata()["adm_config"] == "{}"
+        assert file.metadata() == {"training": '{"lr": 1}', "adm_config": "{}", "classes": '["a", "b"]'}
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", None], ids=["empty", "text", "another file of tensors"])
+def test_a_damaged_checkpoint_is_refused_and_kept(tmp_path, content):
+    args = options(tmp_path / "checkpoint.pt")
+    if content is None:
+        torch.save(torch.ones(2), args.checkpoint)
+    else:
+        args.checkpoint.write_bytes(content)
+    before = args.checkpoint.read_bytes()
+    with pytest.raises(SystemExit, match="checkpoint.pt (cannot be read|is not a checkpoint).*another --checkpoint"):
+        trained(args)
+    assert args.checkpoint.read_bytes() == before
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path):
+    args = options(tmp_path / "checkpoint.pt")
+    trained(args)
+    args.checkpoint.write_bytes(args.checkpoint.read_bytes()[:-100])
+    with pytest.raises(SystemExit, match="checkpoint.pt cannot be read and may be damaged"):
+        trained(args)
+
+
+# -- a full disk -----------------------------------------------------------------------------------------------------
+
+def test_a_disk_that_fills_up_during_training_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    weights, shown = trained(options(tmp_path / "whole.pt"))
+    args = options(tmp_path / "checkpoint.pt")
+    write = torch.save
+
+    def full(state, path):
+        if state["step"] > 2:
+            Path(path).write_bytes(b"a part")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(state, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.torch, "save", full)
+        with pytest.raises(SystemExit, match="checkpoint.pt cannot be written: .*No space left.* Is the disk full"):
+            trained(args)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".partial"] == []
+    assert torch.load(args.checkpoint, weights_only=True)["step"] == 2
+    resumed, again = trained(args)
+    assert again == shown and all(torch.equal(resumed[name], weights[name]) for name in weights)
+
+
+def test_an_export_that_fails_leaves_the_file_of_before(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    export(path, {"weight": torch.ones(2)}, {}, ())
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(loop, "save_file", full)
+    with pytest.raises(SystemExit, match="model.safetensors cannot be written"):
+        export(path, {"weight": torch.zeros(2)}, {}, ())
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+SMALL_DISK = """
+import sys
+from pathlib import Path
+
+import torch
+
+folder, root = Path(sys.argv[1]), sys.argv[2]
+sys.path.insert(0, root)
+from training.loop import export, save
+
+checkpoint, model = folder / "a.pt", folder / "a.safetensors"
+small, large = {"a": torch.ones(1_000)}, {"a": torch.zeros(1_000_000)}
+save(checkpoint, small)
+export(model, small, {}, ())
+for write in (lambda: save(checkpoint, large), lambda: export(model, large, {}, ())):
+    try:
+        write()
+    except SystemExit as refusal:
+        print(refusal)
+print(sorted(path.name for path in folder.iterdir()))
+print(torch.load(checkpoint, weights_only=True)["a"].sum().item())
+save(checkpoint, {"a": torch.full((1_000,), 2.0)})
+print(torch.load(checkpoint, weights_only=True)["a"].sum().item())
+"""
+
+
+def test_a_disk_that_is_really_full_leaves_whole_files_and_is_written_to_again_when_it_is_not(tmp_path):
+    """On a file system of 256 KiB, in a namespace of its own."""
+    mount = ["unshare", "--map-root-user", "--mount", "sh", "-c",
+             'mount -t tmpfs -o size=256k none "$1" && shift && exec "$@"', "sh", tmp_path]
+    if not shutil.which("unshare") or capture([*mount, "true"])[0]:
+        pytest.skip("this machine lets nobody mount a file system")
+    status, printed = capture([*mount, sys.executable, "-c", SMALL_DISK, tmp_path, Path(loop.__file__).parents[1]])
+    assert status == 0, printed
+    *refusals, files, kept, again = printed.splitlines()
+    assert len([line for line in refusals if "cannot be written" in line and "Is the disk full?" in line]) == 2
+    assert files == "['a.pt', 'a.safetensors']" and (float(kept), float(again)) == (1000, 2000)

@@ -18,6 +18,7 @@ from sag_core.adm.classifier_config import ClassifierConfig
 from sag_core.adm.config import ADMConfig
 from tests.host import adm, models
 from tests.host.graph import call, guide, sample, sample_basic
+from training import segmenter
 
 CLASSES = 6
 LATENT = torch.zeros(2, 3, 16, 16)
@@ -299,6 +300,11 @@ def test_classifiers_and_models_of_the_pack_are_listed_apart(checkpoints):
     assert "shapes32 (embedded)" in models_listed and "shapes32_classifier (embedded)" not in models_listed
     assert classifiers[:2] == ["shapes32_classifier (embedded)", "256x256_classifier.safetensors"]
     assert "shapes32 (embedded)" not in classifiers and "a.safetensors" in classifiers
+
+
+def test_the_segmenter_of_the_benchmarks_is_listed_nowhere():
+    listed = options("SAGLoadADM", "ckpt_name") + options("SAGLoadClassifier", "classifier_name")
+    assert segmenter.WEIGHTS.is_file() and not [name for name in listed if "segmenter" in name]
 
 
 def test_the_packs_classifier_steers_the_packs_model():

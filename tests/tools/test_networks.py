@@ -214,7 +214,7 @@ def test_weights_run_no_code(tmp_path, monkeypatch):
 
 @pytest.fixture
 def command(monkeypatch, scene_net, tmp_path, capsys):
-    monkeypatch.setattr(evaluate, "scene_net", lambda say: scene_net.net)
+    monkeypatch.setattr(evaluate, "scene_net", lambda say, data: scene_net.net)
     monkeypatch.setattr(evaluate, "OUTPUT", tmp_path / "output")
 
     def run(*arguments: str) -> str:
