@@ -6,6 +6,7 @@ two graphs, two samplers on one model and two threads never meet in it, and noth
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ import comfy.samplers
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...sag_core.guide import Guide
+from ...sag_core.guide import Guide, Reason
 from ...sag_core.schedule import Interval
 from ...sag_core.strategies import MaskOptions
 from ...sag_core.trace import Recording, Step, fingerprint, levels
@@ -26,7 +27,8 @@ from .capture import SAG_PASS, Capture
 from .conds import Twins, combine, guided_branch, sizes
 from .evaluation import Evaluation, MainPass, window_of
 from .layers import choose_layers, default_layer, find_layers
-from .process import process_of
+from .process import levels_of, process_of
+from .reasons import Missed, reason_of, tell_some, tell_why
 from .sample import Layout
 from .view import open_view
 from .vision import looking_at
@@ -47,7 +49,11 @@ class Run:
         self.label = ", ".join(layers)
         self.guidance = self._guidance(sigmas.tolist())
         self.evaluation: Evaluation | None = None
-        self.wanted = self.asked = False
+        self.heard = False
+        """Whether a layer ran or a problem was met, so that a run without maps has been explained."""
+        self.reason: Reason | Missed | None = None
+        """Why the latest evaluation went without guidance."""
+        self.reasons: Counter[Reason | Missed] = Counter()
         self.last_denoised: Tensor | None = None
         self.twins = Twins()
         self.view = open_view(self, max(len(sigmas) - 1, 0))
@@ -74,8 +80,11 @@ class Run:
         schedule = settings.schedule
         percent = schedule.percent or (settings.start_percent, settings.end_percent)
         interval = schedule.interval or Interval(*map(sampling.percent_to_sigma, percent))
+        for name, values in schedule.misfits(len(sigmas) - 1).items():
+            self.note(f"{name}_list has {values} values and this run {len(sigmas) - 1} steps; they are spread over all "
+                      "steps from noise to image")
         settings = replace(settings, mask=self._seeing(settings.mask))
-        return Guide(settings, process_of(sampling), interval, sigmas)
+        return Guide(settings, process_of(sampling), interval, sigmas, levels_of(sampling))
 
     def _seeing(self, mask: MaskOptions) -> MaskOptions:
         """Mask options whose vision model can look at this model's clean predictions; without one, as they are."""
@@ -91,7 +100,10 @@ class Run:
 
         def seen(denoised: Tensor) -> Tensor | None:
             try:
-                return look(denoised)
+                found = look(denoised)
+                if not found.isfinite().all():
+                    raise ValueError("its attention is not finite (NaN)")
+                return found
             except (LookupError, RuntimeError, TypeError, ValueError) as error:
                 self.note(f"the vision model failed: {type(error).__name__}: {error}; "
                           "the model's own self-attention is used instead")
@@ -136,19 +148,27 @@ class Run:
 
     def finish(self, samples: Tensor) -> None:
         """Hand the recording over, with what the run put out, so that the trace knows its LATENT."""
-        self.recording.steps[:] = [step.cpu() for step in self.recording.steps]
+        steps = [step.cpu() for step in self.recording.steps]
         outputs = [samples]
         if self.last_denoised is not None:
             outputs.append(self.guider.model_patcher.model.process_latent_out(self.last_denoised.cpu()))
         outputs = [self.layout.picture(output) for output in outputs]
         dtype = comfy.model_management.intermediate_dtype()
         self.recording.results = {fingerprint(t) for output in outputs for t in (output, output.to(dtype))}
-        if self.capture.layers and not self.recording.steps:
-            self.note("no self-attention was seen in this run, so nothing was recorded or guided")
-        elif self.wanted and not self.asked:
-            self.note("no step was guided: nothing asked for the guidance after the model was run")
-        elif self.wanted and not any(step.guided for step in self.recording.steps):
-            self.note("no step was guided: nowhere was there anything to blur, or it would have changed too little")
+        if self.capture.layers and not steps:
+            if self.heard:
+                self.note("no self-attention was seen in this run, so nothing was recorded or guided")
+            else:
+                self.note(f"layer {self.label} was not run by this model, so nothing was recorded or guided; choose "
+                          "another layer")
+        elif self.guidance is not None:
+            guided = any(step.guided for step in steps)
+            (tell_some if guided else tell_why)(self.note, self.reasons)
+        # What is not finite is no map; the live view has shown it, and nothing else could use it.
+        self.recording.steps[:] = [step for step in steps if step.attn_map.isfinite().all()]
+        if self.guidance is None and len(self.recording.steps) < len(steps):
+            self.note("the layer's attention is not finite (NaN) at some steps, which are not kept; choose another "
+                      "layer, or run the model in a wider precision")
         self.patch.trace.add(self.recording)
 
     def note(self, text: str) -> None:
@@ -165,6 +185,7 @@ class Run:
         try:
             out = executor(x, *args, **kwargs)
             main = self._record(self.evaluation)
+            self._count(main)
             if self.view is not None:
                 self.view.show(out, main)
         finally:
@@ -191,6 +212,7 @@ class Run:
             out = executor(model, conds, x, sigma, model_options)
         finally:
             self.capture.current = None
+        self.heard = self.heard or bool(seen.problems or seen.maps)
         for problem in seen.problems:
             self.note(problem)
         attn_map = None if seen.in_parts else combine(seen.maps, conds[index], x, sigma)
@@ -215,7 +237,6 @@ class Run:
         main = None if self.evaluation is None else self._record(self.evaluation)
         if main is None or main.attn_map is None or not self._wants(main):
             return args["denoised"]
-        self.asked = True
         x, denoised, conds = self.evaluation.x, main.denoised, main.conds
         if main.window is not None:
             denoised, conds = args[f"{main.name}_denoised"], args[main.name]
@@ -253,10 +274,19 @@ class Run:
             self.recording.steps.append(step)
             if self.guidance is not None:
                 self.guidance.observe(main.attn_map.float())
-            self.wanted = self.wanted or wanted
         elif wanted:
             self.note("some steps gave no attention map and were not guided")
         return main
+
+    def _count(self, main: MainPass | None) -> None:
+        """Count why an evaluation that is over went without guidance."""
+        if self.guidance is None:
+            return
+        # A step is recorded of every map, so the latest one is this evaluation's.
+        step = self.recording.steps[-1] if main is not None and main.attn_map is not None else None
+        self.reason = reason_of(self.guidance, main, step)
+        if self.reason is not None:
+            self.reasons[self.reason] += 1
 
     def _wants(self, main: MainPass) -> bool:
         return self.guidance is not None and self.guidance.plan(main.sigma) is not None
