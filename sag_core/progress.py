@@ -77,15 +77,18 @@ class Count:
     def __init__(self, levels: Sequence[float], ends: bool, percent: Callable[[float], float], highest: float,
                  lowest: float):
         self._levels, self._highest, self._lowest = list(levels), highest, lowest
-        ways = (percent, lambda sigma: -sigma ** (1 / 7), lambda sigma: -math.log(sigma), lambda sigma: -math.atan(sigma))
+        ways = (percent, lambda sigma: -sigma ** (1 / 7), lambda sigma: -math.log(sigma),
+                lambda sigma: -math.atan(sigma))
         self._place = min(ways, key=self._unevenness)
         self._step = self._spacing(self._place)
         self.before = self._before()
         left = 0.0 if ends else self._steps(self._levels[-1], lowest)
         whole = round(left)
         after = {0} if ends else {whole, whole + 1} if abs(left - whole) < _TABLE else {math.floor(left) + 1}
+        so_far = self.before + len(self._levels) - (not ends)
         # Some schedulers end with a step at the lowest level, others a step above it.
-        self.totals = {self.before + len(self._levels) - (not ends) + steps for steps in after}
+        self.totals = {so_far + steps for steps in after}
+        self.total = so_far if ends else so_far + math.floor(left + _ARITHMETIC) + 1
 
     def since(self, sigma: float) -> int:
         """Returns how many steps before the run's first start at this noise level or below it."""

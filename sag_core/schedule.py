@@ -221,10 +221,12 @@ class Course:
             return curve.factor(self._percent(self.starts[step]), *ends)
         if curve.fits(self.steps):
             return curve.factor(step, 0, self.steps)
-        step, totals = (step, {self.steps}) if self._count is None else (step + self._count.before, self._count.totals)
-        if any(curve.fits(total) for total in totals):
-            return curve.factor(step, 0, max(totals))
-        return curve.spread(step, max(totals))
+        if self._count is None:
+            return curve.spread(step, self.steps)
+        step += self._count.before
+        if any(curve.fits(total) for total in self._count.totals):
+            return curve.factor(step, 0, self._count.total)
+        return curve.spread(step, self._count.total)
 
     @cached_property
     def _count(self) -> Count | None:
