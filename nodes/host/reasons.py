@@ -49,6 +49,8 @@ def tell_why(note: Callable[[str], None], reasons: Counter[Reason | Missed]) -> 
     """
     unexpected = [reason for reason, _ in reasons.most_common() if reason not in _EXPECTED]
     chosen = [reason for reason in (Reason.FACTOR, Reason.NO_BLUR, Reason.LEFT_OUT) if reason in reasons]
+    if Reason.PREDICTION in unexpected:
+        unexpected = [Reason.PREDICTION]  # what the sampler makes of it spoils the attention of later steps
     if len(unexpected) > 1:
         note("no step was guided, for more than one reason; the live view on the node counts them")
         return
@@ -76,7 +78,7 @@ def tell_why(note: Callable[[str], None], reasons: Counter[Reason | Missed]) -> 
 
 def tell_some(note: Callable[[str], None], reasons: Counter[Reason | Missed]) -> None:
     """Tell the user what kept some steps of a guided run from being guided, where nobody asked for that."""
-    if Reason.ATTENTION in reasons:
-        note("some steps were not guided: the layer's attention is not finite (NaN)")
     if Reason.PREDICTION in reasons:
         note("some steps were not guided: the model's own prediction is not finite (NaN)")
+    elif Reason.ATTENTION in reasons:
+        note("some steps were not guided: the layer's attention is not finite (NaN)")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import comfy.samplers
 import pytest
-import torch
 from torch.testing import assert_close
 
+from benchmarks.host import pack_module
+from sag_core.schedule import Curve, Economy, Interval, Schedule, plan
 from tests.host import models
 from tests.host.graph import call, guide, only
 from tests.host.test_schedule_node import listed, schedule
@@ -47,16 +48,28 @@ def in_parts(tiny, parts, scheduler, sampler_name="euler", **inputs):
     return latent["samples"], guided, trace
 
 
-@pytest.mark.parametrize("scheduler", ["normal", "simple", "sgm_uniform", "karras", "exponential", "kl_optimal"])
+@pytest.mark.parametrize("scheduler", ["normal", "simple", "karras"])
 @pytest.mark.parametrize("inputs", SCHEDULES.values(), ids=SCHEDULES)
 def test_two_runs_are_guided_as_one(tiny, scheduler, inputs):
-    if scheduler == "sgm_uniform" and inputs is SCHEDULES["list of another length"]:
-        pytest.skip("its first half looks like that of `normal`, which takes a step more")
     expected, guided, _ = in_parts(tiny, [0, STEPS], scheduler, **inputs)
-    for parts in ([0, 4, STEPS], [0, 7, STEPS]):
-        out, found, _ = in_parts(tiny, parts, scheduler, **inputs)
-        assert found == guided
-        assert_close(out, expected, rtol=0, atol=2e-5 * expected.abs().max().item())
+    out, found, _ = in_parts(tiny, [0, 4, STEPS], scheduler, **inputs)
+    assert found == guided
+    assert_close(out, expected, rtol=0, atol=2e-5 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("scheduler", ["normal", "simple", "sgm_uniform", "karras", "exponential", "kl_optimal"])
+@pytest.mark.parametrize("steps", [10, 20, 25, 30, 50])
+def test_steps_before_a_run_are_counted_by_its_noise_levels(tiny, scheduler, steps):
+    sampling = tiny.model.get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, steps).tolist()
+    levels, everywhere = pack_module("host.process").levels_of(sampling), Interval(sigmas[0], 0.0)
+    for asked in (Schedule(economy=Economy(every=3)),
+                  Schedule(scale=Curve("list", values=tuple(float(step) for step in range(steps))))):
+        expected = [plan(asked, everywhere, sigmas, sigma, levels) for sigma in sigmas[:-1]]
+        for at in (steps // 3, steps // 2, steps * 2 // 3):
+            parts = sigmas[:at + 1], sigmas[at:]
+            found = [plan(asked, everywhere, part, sigma, levels) for part in parts for sigma in part[:-1]]
+            assert found == expected
 
 
 @pytest.mark.parametrize("inputs", [{"scale_curve": "linear"}, {"every": 2}], ids=str)
@@ -71,9 +84,9 @@ def test_guidance_in_an_interval_of_noise_levels_is_the_same_in_two_runs(tiny, i
 
 
 def test_curves_are_the_same_for_any_scheduler_split_anywhere(tiny):
-    for scheduler in ("beta", "ddim_uniform", "linear_quadratic"):
+    for scheduler in ("beta", "ddim_uniform"):
         expected, _, _ = in_parts(tiny, [0, STEPS], scheduler, scale_curve="linear")
-        for at in (1, 5, 9):
+        for at in (1, 5):
             out, _, _ = in_parts(tiny, [0, at, STEPS], scheduler, scale_curve="linear")
             assert_close(out, expected, rtol=0, atol=2e-5 * expected.abs().max().item())
 
@@ -115,8 +128,7 @@ def test_a_list_of_the_runs_own_steps_is_read_step_by_step_wherever_the_run_begi
     assert [step.guided for step in only(trace).steps] == [True, False, True] and only(trace).notes == []
 
 
-@pytest.mark.parametrize("scheduler", ["simple", "normal", "karras", "beta", "ddim_uniform", "linear_quadratic"])
+@pytest.mark.parametrize("scheduler", ["beta", "ddim_uniform", "linear_quadratic"])
 def test_every_counts_from_the_first_step_of_a_whole_run_whatever_its_scheduler(tiny, scheduler):
     _, guided, _ = in_parts(tiny, [0, STEPS], scheduler, every=3)
     assert guided == [i % 3 == 0 for i in range(len(guided))] and len(guided) >= STEPS - 1
-    assert torch.is_tensor(tiny.latent)
