@@ -70,8 +70,10 @@ class SAGSchedule(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        curve = "constant; linear or cosine from all of it to the factor below; or a list with a factor for every step."
-        numbers = "Factors for every step: 1, 0.8, 0.5, ... or a link of FLOATS or SIGMAS. Only for the curve 'list'."
+        curve = ("constant; linear or cosine, from all of it at the interval's start to the factor below at its end, "
+                 "by the model's timestep; or a list with a factor for every step.")
+        numbers = ("Factors for every step: 1, 0.8, 0.5, ... or a link of FLOATS or SIGMAS; of another number, they are "
+                   "spread over the steps. Only for the curve 'list'.")
         return io.Schema(
             node_id="SAGSchedule",
             display_name="SAG Schedule",
@@ -89,13 +91,13 @@ class SAGSchedule(io.ComfyNode):
                                tooltip="Last noise level or part that is guided."),
                 io.Combo.Input("scale_curve", options=list(CURVES), default="constant", tooltip=f"Strength: {curve}"),
                 io.Float.Input("scale_end", default=0.0, min=-10, max=10, step=0.05, optional=True, advanced=True,
-                               tooltip="Factor of the scale at the last guided step, for linear and cosine."),
+                               tooltip="Factor of the scale at the interval's end, for linear and cosine."),
                 io.MultiType.Input(io.String.Input("scale_list", default="", optional=True, advanced=True,
                                                    tooltip=numbers), [Floats, io.Sigmas]),
                 io.Combo.Input("blur_curve", options=list(CURVES), default="constant", optional=True, advanced=True,
                                tooltip=f"Blur: {curve}"),
                 io.Float.Input("blur_end", default=0.0, min=0, max=10, step=0.05, optional=True, advanced=True,
-                               tooltip="Factor of blur_sigma at the last guided step, for linear and cosine."),
+                               tooltip="Factor of blur_sigma at the interval's end, for linear and cosine."),
                 io.MultiType.Input(io.String.Input("blur_list", default="", optional=True, advanced=True,
                                                    tooltip=numbers), [Floats, io.Sigmas]),
                 io.Int.Input("every", default=1, min=1, max=100, optional=True,

@@ -43,8 +43,10 @@ def column_mass(q: Tensor, k: Tensor, scale: float | None = None, mask: Tensor |
     """
     if q.ndim != 4 or k.ndim != 4:
         raise ValueError(f"q and k must be [B, heads, tokens, D]; they are {tuple(q.shape)} and {tuple(k.shape)}")
-    if q.shape[0] != k.shape[0] or q.shape[-1] != k.shape[-1] or q.shape[1] % k.shape[1]:
+    if q.shape[0] != k.shape[0] or q.shape[-1] != k.shape[-1] or q.shape[1] % max(k.shape[1], 1):
         raise ValueError(f"q {tuple(q.shape)} and k {tuple(k.shape)} do not attend to each other")
+    if not (q.numel() and k.numel()):
+        raise ValueError(f"q {tuple(q.shape)} and k {tuple(k.shape)} hold no tokens")
     batch, heads, queries, dim = q.shape
     dtype = torch.promote_types(q.dtype, torch.float32)
     scale = dim ** -0.5 if scale is None else scale
@@ -68,7 +70,8 @@ def column_mass(q: Tensor, k: Tensor, scale: float | None = None, mask: Tensor |
             split.masked_fill_(~part, -torch.inf) if part.dtype == torch.bool else split.add_(part)
         torch.softmax(logits, dim=-1, out=weights)
         if mask is not None:
-            weights.nan_to_num_(0)  # a query that may see no key at all (padding) is left out
+            # A query that may see no key at all (padding) is left out; what else is not a number stays so.
+            weights.masked_fill_(logits.amax(dim=-1, keepdim=True) == -torch.inf, 0)
         mass += weights.unflatten(0, (batch, heads)).sum(dim=(1, 2))
     return mass / heads
 

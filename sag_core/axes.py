@@ -17,7 +17,8 @@ class Axis:
 
     def __init__(self, values: Sequence[float], start: float, end: float, room: tuple[float, float] = (0.08, 0.16)):
         low, high = min(values), max(values)
-        span = high - low or 1
+        # Values that are the same up to rounding span 1, or what their size can tell apart.
+        span = high - low if high - low > 1e-9 * max(abs(low), abs(high)) else max(1, 1e-9 * abs(high))
         self.low, self.high, self.start, self.end = low - room[0] * span, high + room[1] * span, start, end
 
     def __call__(self, value: float) -> float:

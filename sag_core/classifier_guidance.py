@@ -51,7 +51,7 @@ def guide_denoised(denoised: Tensor, gradient: Tensor, sigma: Tensor) -> Tensor:
     Args:
         denoised: clean prediction [B, C, H, W].
         gradient: by the variance-preserving x / sqrt(1 + sigma^2), of the same shape.
-        sigma: noise level [B], noise / signal.
+        sigma: noise level [B], noise / signal, 0 or more and with a finite square.
     """
     sigma = sigma.view(-1, *[1] * (denoised.ndim - 1)).to(gradient)
     return denoised + (gradient * sigma ** 2 / (1 + sigma ** 2).sqrt()).to(denoised)
@@ -65,6 +65,6 @@ class NoiseLevels:
         self.log_sigmas = ((1 - kept) / kept).log() / 2
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        """The timestep [B] whose noise level is nearest to sigma [B], by their logarithms."""
+        """The timestep [B] whose noise level is nearest to sigma [B], by their logarithms; the first for sigma 0."""
         levels = self.log_sigmas.to(sigma.device)
         return (sigma.double().log()[:, None] - levels).abs().argmin(dim=1)

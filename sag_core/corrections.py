@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# A prediction with less than this part of the wanted deviation is flat: no factor gives it any.
+FLAT = 1e-4
+
 
 def project(direction: Tensor, base: Tensor, amount: float) -> Tensor:
     """Take from a guidance what only makes the prediction more of what it is.
@@ -22,6 +25,8 @@ def project(direction: Tensor, base: Tensor, amount: float) -> Tensor:
     dims = tuple(range(1, base.ndim))
     wide = torch.promote_types(base.dtype, torch.float32)
     d, b = direction.to(wide), base.to(wide)
+    # By its largest value, so that no square is lost or overflows. A prediction of 0 has nothing parallel to it.
+    b = b / b.abs().amax(dims, keepdim=True).clamp(min=torch.finfo(wide).tiny)
     share = (d * b).sum(dims, keepdim=True) / (b * b).sum(dims, keepdim=True).clamp(min=torch.finfo(wide).tiny)
     return (d - amount * share * b).to(direction.dtype)
 
@@ -33,11 +38,14 @@ def rescale(guided: Tensor, reference: Tensor, amount: float) -> Tensor:
         guided: guided prediction [B, ...].
         reference: prediction whose standard deviation it takes, each sample by itself.
         amount: 0 leaves the prediction, 1 matches the deviation.
+
+    A flat prediction is left as it is, and so is one of a single value, which has no deviation.
     """
-    if amount == 0:
+    if amount == 0 or guided[0].numel() < 2:
         return guided
     dims = tuple(range(1, guided.ndim))
     wide = torch.promote_types(guided.dtype, torch.float32)
     own, wanted = (t.to(wide).std(dim=dims, keepdim=True) for t in (guided, reference))
-    factor = wanted / own.clamp(min=torch.finfo(wide).tiny)
+    flat = own <= FLAT * wanted
+    factor = torch.where(flat, 1.0, wanted / torch.where(flat, 1.0, own))
     return torch.lerp(guided.to(wide), guided.to(wide) * factor, amount).to(guided.dtype)

@@ -62,6 +62,8 @@ def fuse(attn_maps: Sequence[Tensor]) -> Tensor:
 def to_grid(mass: Tensor, grid: Sequence[int]) -> Tensor:
     """Column mass [B, tokens] on its grid, scaled to mean 1: [B, h, w] or [B, t, h, w].
 
+    A mass of 0, where a mask hides every token, stays 0; one that is not finite gives a map that is not.
+
     Raises:
         ValueError: the grid does not hold that many tokens.
     """
@@ -70,6 +72,7 @@ def to_grid(mass: Tensor, grid: Sequence[int]) -> Tensor:
         raise ValueError(f"{mass.shape[1]} tokens do not fill a grid of {grid}")
     mean = reduce(mass, "b n -> b 1", "mean")
     names = " ".join("thw"[-len(grid):])
+    mean = mean.clamp(min=torch.finfo(mean.dtype).tiny)
     return rearrange(mass / mean, f"b ({names}) -> b {names}", **dict(zip(names.split(), grid, strict=True)))
 
 

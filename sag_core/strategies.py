@@ -16,6 +16,9 @@ from .masks import mean_over_tokens, place
 # Blur that separates the high frequencies of x0 from the rest, in its own pixels.
 HIGH_PASS_SIGMA = 1.0
 
+# Narrower edges are hard: float32 holds no reciprocal of much smaller ones.
+SOFTEST_HARD = 1e-6
+
 COMBINATIONS = ("replace", "intersect", "unite")
 
 
@@ -132,7 +135,7 @@ def _above(attn_map: Tensor, threshold: float, options: MaskOptions) -> Tensor:
         if left == 0:
             return torch.ones_like(attn_map)
         level = attn_map.flatten(1).kthvalue(left).values.view(-1, *[1] * (attn_map.ndim - 1))
-    if options.softness == 0:
+    if options.softness < SOFTEST_HARD:
         return (attn_map > level).to(attn_map.dtype)
     return smooth_step((attn_map - level) / options.softness + 0.5)
 

@@ -136,10 +136,11 @@ def combine(maps_by_cond: Mapping[object, Mapping[str, Tensor]], conds: list, x:
             if ("default" in cond) is not default:
                 continue
             part = comfy.samplers.get_area_and_mult(cond, x, sigma)
-            weight = left if default else part.mult[:, :1].float()
+            weight = left if default else part.mult[:, :1].float().clamp(min=0)
             window = _window(part.area, x.ndim - 2)
             total[window] += place(attn_map, part.input_x.shape[2:]) * weight
             weights[window] += weight
+    # Where no cond acts the map is 0; weights are 0 or more, so the mean stays within the maps.
     return (total / weights.clamp(min=torch.finfo(torch.float32).tiny))[:, 0]
 
 

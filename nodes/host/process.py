@@ -5,6 +5,7 @@ from __future__ import annotations
 import comfy.model_sampling
 
 from ...sag_core.degrade import Process
+from ...sag_core.progress import Levels
 
 # ComfyUI older than 0.24 has no model that works in this scale, and no name for it.
 _DDPM = getattr(comfy.model_sampling, "V_PREDICTION_DDPM", None)
@@ -17,3 +18,10 @@ def process_of(sampling) -> Process:
     if _DDPM is not None and isinstance(sampling, _DDPM):
         return Process.VARIANCE_PRESERVING
     return Process.VARIANCE_EXPLODING
+
+
+def levels_of(sampling) -> Levels:
+    """The noise levels of a model, by its `model_sampling`."""
+    # Above 0, because schedulers space steps by the logarithm too.
+    highest, lowest = (max(float(level), 1e-9) for level in (sampling.sigma_max, sampling.sigma_min))
+    return Levels(sampling.percent_to_sigma, highest, lowest)

@@ -6,6 +6,7 @@ two graphs, two samplers on one model and two threads never meet in it, and noth
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ import comfy.samplers
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...sag_core.guide import Guide, Guided
+from ...sag_core.guide import Guide, Guided, Reason
 from ...sag_core.schedule import Interval
 from ...sag_core.strategies import MaskOptions
 from ...sag_core.trace import Recording, Step, fingerprint, levels
@@ -27,7 +28,8 @@ from .conds import Twins, combine, guided_branch, own_copies, sizes
 from .evaluation import Evaluation, Kept, MainPass, window_of
 from .failures import Failure, attempt
 from .layers import choose_layers, default_layer, find_layers
-from .process import process_of
+from .process import levels_of, process_of
+from .reasons import Missed, reason_of, tell_some, tell_why
 from .sample import Layout
 from .view import open_view
 from .vision import looking_at
@@ -48,7 +50,11 @@ class Run:
         self.label = ", ".join(layers)
         self.guidance = self._guidance(sigmas.tolist())
         self.evaluation: Evaluation | None = None
-        self.wanted = self.asked = False
+        self.heard = False
+        """Whether a layer ran or a problem was met, so that a run without maps has been explained."""
+        self.reason: Reason | Missed | None = None
+        """Why the latest evaluation went without guidance."""
+        self.reasons: Counter[Reason | Missed] = Counter()
         self.last_denoised: Tensor | None = None
         self.twins = Twins()
         self.view = open_view(self, max(len(sigmas) - 1, 0))
@@ -75,8 +81,11 @@ class Run:
         schedule = settings.schedule
         percent = schedule.percent or (settings.start_percent, settings.end_percent)
         interval = schedule.interval or Interval(*map(sampling.percent_to_sigma, percent))
+        for name, values in schedule.misfits(len(sigmas) - 1).items():
+            self.note(f"{name}_list has {values} values and this run {len(sigmas) - 1} steps; they are spread over all "
+                      "steps from noise to image")
         settings = replace(settings, mask=self._seeing(settings.mask))
-        return Guide(settings, process_of(sampling), interval, sigmas)
+        return Guide(settings, process_of(sampling), interval, sigmas, levels_of(sampling))
 
     def _seeing(self, mask: MaskOptions) -> MaskOptions:
         """Mask options whose vision model can look at this model's clean predictions; without one, as they are."""
@@ -92,7 +101,10 @@ class Run:
 
         def seen(denoised: Tensor) -> Tensor | None:
             try:
-                return look(denoised)
+                found = look(denoised)
+                if not found.isfinite().all():
+                    raise ValueError("its attention is not finite (NaN)")
+                return found
             except (LookupError, RuntimeError, TypeError, ValueError) as error:
                 self.note(f"the vision model failed: {type(error).__name__}: {error}; "
                           "the model's own self-attention is used instead")
@@ -138,19 +150,27 @@ class Run:
 
     def finish(self, samples: Tensor) -> None:
         """Hand the recording over, with what the run put out, so that the trace knows its LATENT."""
-        self.recording.steps[:] = [step.cpu() for step in self.recording.steps]
+        steps = [step.cpu() for step in self.recording.steps]
         outputs = [samples]
         if self.last_denoised is not None:
             outputs.append(self.guider.model_patcher.model.process_latent_out(self.last_denoised.cpu()))
         outputs = [self.layout.picture(output) for output in outputs]
         dtype = comfy.model_management.intermediate_dtype()
         self.recording.results = {fingerprint(t) for output in outputs for t in (output, output.to(dtype))}
-        if self.capture.layers and not self.recording.steps:
-            self.note("no self-attention was seen in this run, so nothing was recorded or guided")
-        elif self.wanted and not self.asked:
-            self.note("no step was guided: nothing asked for the guidance after the model was run")
-        elif self.wanted and not any(step.guided for step in self.recording.steps):
-            self.note("no step was guided: nowhere was there anything to blur, or it would have changed too little")
+        if self.capture.layers and not steps:
+            if self.heard:
+                self.note("no self-attention was seen in this run, so nothing was recorded or guided")
+            else:
+                self.note(f"layer {self.label} was not run by this model, so nothing was recorded or guided; choose "
+                          "another layer")
+        elif self.guidance is not None:
+            guided = any(step.guided for step in steps)
+            (tell_some if guided else tell_why)(self.note, self.reasons)
+        # What is not finite is no map; the live view has shown it, and nothing else could use it.
+        self.recording.steps[:] = [step for step in steps if step.attn_map.isfinite().all()]
+        if self.guidance is None and len(self.recording.steps) < len(steps):
+            self.note("the layer's attention is not finite (NaN) at some steps, which are not kept; choose another "
+                      "layer, or run the model in a wider precision")
         self.patch.trace.add(self.recording)
 
     def note(self, text: str) -> None:
@@ -167,6 +187,7 @@ class Run:
         try:
             out = executor(x, *args, **kwargs)
             main = self._record(self.evaluation)
+            self._count(main)
             if self.view is not None:
                 self.view.show(out, main)
         finally:
@@ -200,6 +221,7 @@ class Run:
             self.capture.current = None
         if kept is not None and window is None:
             kept = replace(kept, denoised=out[index].clone())
+        self.heard = self.heard or bool(seen.problems or seen.maps)
         for problem in seen.problems:
             self.note(problem)
         attn_map = self._combined(seen, conds[index], x, sigma)
@@ -242,7 +264,6 @@ class Run:
         main = None if self.evaluation is None else self._record(self.evaluation)
         if main is None or main.attn_map is None or main.kept is None or not self._wants(main.sigma):
             return args["denoised"]
-        self.asked = True
         guided = self._guided(args, main)
         if guided is None:
             return args["denoised"]
@@ -264,15 +285,15 @@ class Run:
             degraded_x = self.layout.replace(kept.x, degraded)
             out = comfy.samplers.calc_cond_batch(args["model"], alone, degraded_x, kept.sigma,
                                                  _marked(args["model_options"], main.observers))
-            out = self.layout.picture(out[main.index])
-            if not out.isfinite().all():
-                raise ArithmeticError("its prediction is not finite; a smaller blur_sigma or a higher precision helps")
-            return out
+            return self.layout.picture(out[main.index])
 
         step = args["model_options"].get("transformer_options", {}).get(ADM_STEP)
         guided = attempt(lambda: self.guidance(
             picture(args["denoised"]), picture(kept.x), picture(kept.denoised), kept.sigma, main.sigma, predict,
             clip=None if step is None else step.clip))
+        if self.guidance.overflowed:
+            self.note("the extra pass gave values that are not finite (NaN), so some steps were not guided; a smaller "
+                      "blur_sigma or a wider precision helps")
         if not isinstance(guided, Failure):
             return guided
         if guided.out_of_memory:
@@ -294,10 +315,19 @@ class Run:
             self.recording.steps.append(step)
             if self.guidance is not None:
                 self.guidance.observe(main.attn_map.float())
-            self.wanted = self.wanted or wanted
         elif wanted:
             self.note("some steps gave no attention map and were not guided")
         return main
+
+    def _count(self, main: MainPass | None) -> None:
+        """Count why an evaluation that is over went without guidance."""
+        if self.guidance is None:
+            return
+        # A step is recorded of every map, so the latest one is this evaluation's.
+        step = self.recording.steps[-1] if main is not None and main.attn_map is not None else None
+        self.reason = reason_of(self.guidance, main, step)
+        if self.reason is not None:
+            self.reasons[self.reason] += 1
 
     def _wants(self, level: float) -> bool:
         return self.guidance is not None and self.guidance.plan(level) is not None

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ...sag_core.guide import Reason
 from ...sag_core.trace import Step
 from ..film import Film
 from ..frames import shrink, take, thin
 from .evaluation import MainPass
+from .reasons import Missed
 from .vision import to_rgb
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ class View:
         steps = self.run.recording.steps
         step = steps[-1] if len(steps) > self._steps else None
         guides = self.run.guidance is not None
-        why = _why(self.run, main, step) if guides else ""
+        why = _why(self.run) if guides else ""
         if guides:
             guided = step is not None and step.guided
             self._guided, self._skipped = self._guided + guided, self._skipped + (not guided)
@@ -111,15 +113,14 @@ def _middle(frames: Tensor, dim: int) -> Tensor:
     return frames.select(dim, frames.shape[dim] // 2) if frames.ndim == dim + 3 else frames
 
 
-def _why(run: Run, main: MainPass | None, step: Step | None) -> str:
-    """Why an evaluation went without guidance, in a few words; empty where it was guided."""
-    if step is not None and step.guided:
-        return ""
-    guide = run.guidance
-    if guide.settings.scale == 0:
-        return "scale is 0"
-    if main is None or main.attn_map is None:
-        return "no attention map"
-    if guide.plan(main.sigma) is not None:
-        return "nothing to blur"
-    return "left out by the schedule" if main.sigma in guide.interval else "outside the interval"
+def _why(run: Run) -> str:
+    """Why the latest evaluation went without guidance, in a few words; empty where it was guided."""
+    return {
+        Reason.SCALE: "scale is 0", Reason.OUTSIDE: "outside the interval",
+        Reason.LEFT_OUT: "left out by the schedule", Reason.FACTOR: "the schedule's factor is 0",
+        Reason.NO_BLUR: "blur_sigma is 0", Reason.STOPPED: "ended by stop_below",
+        Reason.ATTENTION: "attention not finite", Reason.PREDICTION: "prediction not finite",
+        Reason.NO_MASK: "nothing to blur", Reason.SKIPPED: "changes less than skip_below",
+        Reason.FAILED: "the extra pass failed", Missed.NO_MAP: "no attention map",
+        Missed.NOT_ASKED: "nothing asked for guidance",
+    }.get(run.reason, "")

@@ -70,7 +70,8 @@ class Transition:
     """A step of the process, from one noise level to the next: the posterior q(x_{t-1} | x_t, x_0) and its like.
 
     Args:
-        sigma, sigma_next: noise levels; a next one of 0 is the authors' t = 0, whose result is clean.
+        sigma, sigma_next: noise levels; the first is finite and above 0, because steps divide by the noise and by the
+            signal in x_t. A next one of 0 is the authors' t = 0, whose result is clean.
         variance_before: the posterior's variance at the step before.
     """
 
@@ -129,6 +130,7 @@ class Transition:
 
 
 _TINY = 1e-20  # of levels that repeat
+_HIGHEST = 1e30  # whose square is finite
 
 
 def transitions(sigmas: Sequence[float]) -> list[Transition]:
@@ -138,11 +140,11 @@ def transitions(sigmas: Sequence[float]) -> list[Transition]:
         sigmas: noise levels, one more than steps; the last may be 0.
 
     Raises:
-        ValueError: they rise, or one but the last is 0.
+        ValueError: they rise, one but the last is 0, or there is no signal in one.
     """
     steps: list[Transition] = []
     for sigma, sigma_next in zip(sigmas, sigmas[1:], strict=False):
-        if not 0 <= sigma_next <= sigma or sigma == 0:
+        if not 0 <= sigma_next <= sigma <= _HIGHEST or sigma == 0:
             raise ValueError(f"the noise levels go from {sigma:g} to {sigma_next:g}; this sampler takes levels that "
                              "fall, and 0 as the last alone")
         steps.append(Transition(sigma, sigma_next, steps[-1].posterior_variance if steps else 0.0))

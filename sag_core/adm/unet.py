@@ -29,10 +29,10 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, transformer_options: dict)
 def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000.0, shift: int = 0) -> Tensor:
     """Sinusoidal embedding of (fractional) timesteps [B] -> [B, dim], cosines first (DDPM, arXiv 2006.11239).
 
-    With `shift` 1 the frequencies end at 1 / max_period, with 0 just short of it.
+    With `shift` 1 the frequencies end at 1 / max_period, with 0 just short of it. A single one (`dim` 2) is 1.
     """
     half = dim // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=timesteps.device) / (half - shift))
+    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=timesteps.device) / max(half - shift, 1))
     angles = timesteps.float()[:, None] * frequencies
     return F.pad(torch.cat([angles.cos(), angles.sin()], dim=-1), (0, dim % 2))
 

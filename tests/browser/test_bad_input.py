@@ -45,7 +45,7 @@ def test_a_wrong_layer_is_answered_with_those_there_are(frontend):
 def test_a_fallback_is_told_in_a_toast_and_on_the_node(frontend):
     frontend.load(quickstart(threshold=99.0))
     heard = frontend.queue()
-    note = "no step was guided: nowhere was there anything to blur"
+    note = "no step was guided: the mask is empty"
     assert any(event["kind"] == "note" and event["text"].startswith(note) for event in heard)
     expect(frontend.page.locator(".p-toast-message", has_text=note).first).to_be_visible()
     status = frontend.viewer().locator(".sag-status")

@@ -12,7 +12,7 @@ from tools.provision import CHECKOUT
 
 TEXTS = json.loads((CHECKOUT / "locales" / "ko" / "nodeDefs.json").read_text(encoding="utf-8"))
 LIVE = json.loads((CHECKOUT / "locales" / "ko" / "main.json").read_text(encoding="utf-8"))["SAG"]
-NOTHING_TO_BLUR = "no step was guided: nowhere was there anything to blur, or it would have changed too little"
+NOTHING_TO_BLUR = "no step was guided: the mask is empty; lower the threshold, or check your own mask"
 # What a user sees of a new node of every type.
 SHOWN = """types => types.map((type) => {
     const node = window.LiteGraph.createNode(type);

@@ -243,3 +243,25 @@ def test_split_heads_takes_neighbouring_channels_as_a_head():
     x = torch.arange(6.0).view(1, 1, 6).expand(2, 4, 6)
     assert split_heads(x, 2).shape == (2, 2, 4, 3)
     assert split_heads(x, 2)[1, :, 3].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize("mask", [None, torch.ones(6, 6, dtype=torch.bool), torch.zeros(6, 6)],
+                         ids=["none", "boolean", "added"])
+def test_attention_that_is_not_finite_is_not_hidden_by_a_mask(normal, mask):
+    q, k = normal(2, 2, 6, 4), normal(2, 2, 6, 4)
+    q[1, 0, 3] = torch.nan
+    mass = column_mass(q, k, mask=mask)
+    assert mass[0].isfinite().all() and not mass[1].isfinite().any()
+
+
+def test_a_query_that_may_see_no_key_is_left_out(normal):
+    mask = torch.ones(6, 6, dtype=torch.bool)
+    mask[2] = False
+    mass = column_mass(normal(1, 2, 6, 4), normal(1, 2, 6, 4), mask=mask)
+    assert mass.isfinite().all() and mass.sum() == pytest.approx(5)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 0, 4), (1, 0, 6, 4), (1, 2, 6, 0)], ids=str)
+def test_attention_without_tokens_is_refused(shape):
+    with pytest.raises(ValueError, match="hold no tokens"):
+        column_mass(torch.zeros(shape), torch.zeros(shape))

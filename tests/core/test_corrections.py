@@ -95,3 +95,36 @@ def test_flat_predictions_are_not_divided_by_zero():
     flat = torch.full((1, 3, 4, 4), 0.5)
     assert rescale(flat, flat, 1.0).isfinite().all()
     assert rescale(flat, torch.rand(1, 3, 4, 4), 1.0).isfinite().all()
+
+
+# -- divisions -------------------------------------------------------------------------------------------------------
+
+# Predictions that are flat, nearly flat, tiny, huge, and of one value.
+EXTREMES = {
+    "zero": torch.zeros(2, 3, 4, 4), "flat": torch.full((2, 3, 4, 4), 5.0),
+    "huge and flat": torch.full((2, 3, 4, 4), 1e30), "usual": torch.linspace(-1, 1, 96).view(2, 3, 4, 4),
+    "tiny": torch.linspace(-1, 1, 96).view(2, 3, 4, 4) * 1e-30,
+    "huge": torch.linspace(-1, 1, 96).view(2, 3, 4, 4) * 1e18,
+    "flat but for rounding": torch.linspace(5, 5.000002, 96).view(2, 3, 4, 4),
+}
+
+
+@CORRECTIONS
+@pytest.mark.parametrize("x", EXTREMES.values(), ids=EXTREMES)
+@pytest.mark.parametrize("y", EXTREMES.values(), ids=EXTREMES)
+def test_corrections_are_finite_whatever_they_are_given(correct, x, y):
+    out = correct(x, y, 1.0)
+    assert out.isfinite().all()
+    if correct is rescale:  # what has no spread is not blown up to get some
+        assert out.abs().max() <= 1.001e4 * max(x.abs().max(), y.abs().max())
+
+
+@CORRECTIONS
+def test_a_single_value_is_corrected_without_a_deviation(correct):
+    assert correct(torch.full((2, 1, 1, 1), 3.0), torch.full((2, 1, 1, 1), 2.0), 1.0).isfinite().all()
+
+
+def test_projection_of_tiny_and_huge_predictions_is_that_of_their_direction():
+    direction = torch.tensor([[3.0, 4.0]])
+    for length in (1e-30, 1e-22, 1e25, 1e30):
+        assert_close(project(direction, torch.tensor([[length, 0.0]]), 1.0), torch.tensor([[0.0, 4.0]]))

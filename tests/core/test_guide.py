@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from sag_core.degrade import Process
 from sag_core.guidance import SAGSettings, self_attention_guidance
-from sag_core.guide import Guide
+from sag_core.guide import Guide, Reason
 from sag_core.schedule import Curve, Economy, Interval, Schedule
 from sag_core.strategies import MaskOptions
 
@@ -412,16 +412,106 @@ def test_a_new_run_starts_anew():
     assert line(economy, [0.5] * 5) == line(economy, [0.5] * 5)
 
 
+@pytest.mark.parametrize("levels", [
+    [8.0, 0.0, 2.0, 0.0, 0.0], [0.0] * 5, [0.0, 0.5, 8.0, 8.0, 0.0], [1e-45, 8.0, 1.0, 0.0, 4.0],
+    [0.0, 1e-300, 1e300, 1.0, 1e-300],
+], ids=str)
+def test_a_last_direction_is_finite_whatever_the_noise_levels_are(levels):
+    economy = Economy(1000, reuse=True)
+    added, _ = line(economy, [8.0] * 5, levels=levels)
+    assert all(value is not None and math.isfinite(value) for value in added)
+
+
+def test_a_last_direction_of_no_noise_is_asked_for_anew():
+    added, calls = line(Economy(2, reuse=True), [8.0, 6.0, 4.0], levels=[0.0, 0.0, 0.0])
+    assert (added, calls) == ([8.0, 6.0, 4.0], 3)
+
+
+# -- what is not finite ----------------------------------------------------------------------------------------------
+
+
+def spoiled(normal, attn_map=False, denoised=False, rows=slice(None), steps=(0, 1, 2, 3, 4)):
+    """Evaluations with NaN in them."""
+    for i, (level, x, clean, base, seen) in enumerate(evaluations(normal, dtype=torch.float32)):
+        if i in steps and attn_map:
+            seen[rows, 0, 0] = math.nan
+        if i in steps and denoised:
+            clean[rows, 0, 0, 0] = math.inf
+        yield level, x, clean, base, seen
+
+
+STRATEGIES = {"plain": MaskOptions(), "inverse": MaskOptions("inverse"), "soft": MaskOptions(softness=0.5),
+              "quantile": MaskOptions(quantile=0.5), "decay": MaskOptions(decay=0.5), "square": MaskOptions("square"),
+              "own": MaskOptions(own_mask=torch.ones(1, 4, 4), combine="replace")}
+
+
+@pytest.mark.parametrize("options", STRATEGIES.values(), ids=STRATEGIES)
+@pytest.mark.parametrize(("spoil", "reason"), [("attn_map", Reason.ATTENTION), ("denoised", Reason.PREDICTION)])
+def test_what_is_not_finite_is_no_map_and_no_prediction(normal, options, spoil, reason):
+    settings = SAGSettings(mask=options)
+    results, calls = follow(settings, spoiled(normal, **{spoil: True}, steps=[0, 2]))
+    assert [guided is not None for guided in results] == [False, True, False, True, True]
+    assert calls == [0, 1, 0, 1, 1]
+    assert all(guided is None or guided.denoised.isfinite().all() for guided in results)
+    guide = Guide(settings, Process.VARIANCE_EXPLODING, EVERYWHERE, SIGMAS)
+    for level, x, denoised, base, attn_map in spoiled(normal, **{spoil: True}):
+        guide.observe(attn_map)
+        assert guide(base, x, denoised, torch.tensor(level), level, Network()) is None and guide.reason is reason
+
+
+@pytest.mark.parametrize("options", STRATEGIES.values(), ids=STRATEGIES)
+def test_a_map_that_is_not_finite_is_not_the_other_samples_concern(normal, options):
+    settings = SAGSettings(mask=options)
+    results, _ = follow(settings, spoiled(normal, attn_map=True, rows=slice(0, 1)))
+    for guided in results:
+        assert guided.denoised.isfinite().all() and not guided.mask[0].any() and guided.mask[1].any()
+
+
+REASONS = {
+    "scale": (SAGSettings(scale=0), EVERYWHERE, Reason.SCALE),
+    "interval": (SAGSettings(), Interval(0.4, 0.1), Reason.OUTSIDE),
+    "list of zeros": (settings_of(scale_curve=Curve("list", values=(0.0,) * 5)), EVERYWHERE, Reason.FACTOR),
+    "no blur": (SAGSettings(blur_sigma=0.0), EVERYWHERE, Reason.NO_BLUR),
+    "threshold": (SAGSettings(threshold=100), EVERYWHERE, Reason.NO_MASK),
+    "skipped": (settings_of(economy=Economy(skip_below=1.0)), EVERYWHERE, Reason.SKIPPED),
+}
+
+
+@pytest.mark.parametrize(("settings", "interval", "reason"), REASONS.values(), ids=REASONS)
+def test_a_step_that_is_left_alone_has_its_reason(normal, settings, interval, reason):
+    guide = Guide(settings, Process.VARIANCE_EXPLODING, interval, SIGMAS)
+    for level, x, denoised, base, attn_map in evaluations(normal):
+        guide.observe(attn_map)
+        assert guide(base, x, denoised, torch.tensor(level), level, Network()) is None
+        assert guide.reason is reason and guide.why_not(level) in (reason, None)
+
+
+def test_reasons_within_a_run(normal):
+    stopping = settings_of(economy=Economy(2, stop_below=1e6))
+    guide = Guide(stopping, Process.VARIANCE_EXPLODING, Interval(4.0, 0.0), SIGMAS)
+    reasons = []
+    for level, x, denoised, base, attn_map in evaluations(normal):
+        guide.observe(attn_map)
+        reasons.append(guide.why_not(level))
+        guide(base, x, denoised, torch.tensor(level), level, Network())
+    assert reasons == [Reason.OUTSIDE, None, Reason.STOPPED, Reason.STOPPED, Reason.STOPPED]
+    guide = Guide(settings_of(economy=Economy(2)), Process.VARIANCE_EXPLODING, EVERYWHERE, SIGMAS)
+    assert [guide.why_not(level) for level in LEVELS] == [None, Reason.LEFT_OUT] * 2 + [None]
+
+
+def test_a_pass_that_fails_leaves_its_reason(normal):
+    def fail(x):
+        raise RuntimeError("no memory")
+
+    guide = Guide(SAGSettings(), Process.VARIANCE_EXPLODING, EVERYWHERE, SIGMAS)
+    level, x, denoised, base, attn_map = next(evaluations(normal))
+    guide.observe(attn_map)
+    with pytest.raises(RuntimeError):
+        guide(base, x, denoised, torch.tensor(level), level, fail)
+    assert guide.reason is Reason.FAILED
+
+
 # -- refused before sampling -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("schedule", [
-    Schedule(scale=Curve("list", values=(1.0,) * 4)), Schedule(blur_sigma=Curve("list", values=(1.0,) * 7))])
-def test_lists_that_do_not_fit_the_run_are_refused_before_it_starts(schedule):
-    with pytest.raises(ValueError, match=r"list has [47] values; this run has 5 steps"):
-        Guide(SAGSettings(schedule=schedule), Process.VARIANCE_EXPLODING, EVERYWHERE, SIGMAS)
-    Guide(SAGSettings(schedule=schedule), Process.VARIANCE_EXPLODING, EVERYWHERE,
-          [*range(len(schedule.scale.values or schedule.blur_sigma.values), -1, -1)])
 
 
 @pytest.mark.parametrize(("fields", "message"), [

@@ -129,3 +129,12 @@ def test_tokens_that_do_not_fill_the_grid_are_refused_by_name(grid):
     with pytest.raises(ValueError) as error:
         to_grid(torch.ones(1, 5), grid)
     assert "5 tokens" in str(error.value) and str(grid) in str(error.value)
+
+
+def test_a_mass_of_nothing_is_a_map_of_nothing_and_what_is_not_finite_stays_so():
+    """A mask may hide every token of an image."""
+    assert torch.equal(to_grid(torch.zeros(2, 6), (2, 3)), torch.zeros(2, 2, 3))
+    mass = torch.ones(2, 6)
+    mass[1, 2] = torch.nan
+    found = to_grid(mass, (2, 3))
+    assert torch.equal(found[0], torch.ones(2, 3)) and not found[1].isfinite().any()

@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from sag_core.progress import Levels
 from sag_core.schedule import Curve, Economy, Interval, Plan, Schedule, plan
 
 nan, inf = math.nan, math.inf
@@ -66,17 +67,22 @@ def test_a_single_guided_step_is_the_first(shape):
 
 @pytest.mark.parametrize(("count", "fits"), [(4, False), (5, True), (6, True), (7, False), (1, False)])
 def test_a_list_has_a_value_for_every_step_or_stands_beside_the_sigmas(count, fits):
-    schedules = [Schedule(**{name: Curve("list", values=(1.0,) * count)}) for name in ("scale", "blur_sigma")]
-    for schedule in schedules:
-        if fits:
-            schedule.check(5)
-        else:
-            with pytest.raises(ValueError, match=rf"list has {count} values; this run has 5 steps, so give 5"):
-                schedule.check(5)
+    curve = Curve("list", values=(1.0,) * count)
+    assert curve.fits(5) == fits
+    for name, schedule in (("scale", Schedule(scale=curve)), ("blur", Schedule(blur_sigma=curve))):
+        assert schedule.misfits(5) == ({} if fits else {name: count})
 
 
 def test_only_lists_have_a_length():
-    Schedule(Interval(1, 0), scale=Curve("linear", values=(1.0, 2.0)), blur_sigma=Curve("cosine")).check(5)
+    assert not Schedule(Interval(1, 0), scale=Curve("linear", values=(1.0, 2.0)), blur_sigma=Curve("cosine")).misfits(5)
+
+
+@pytest.mark.parametrize(("values", "expected"), [
+    ((3.0,), [3, 3, 3, 3, 3]), ((1.0, 0.0), [1, 0.75, 0.5, 0.25, 0]), ((0.0, 4.0, 0.0), [0, 2, 4, 2, 0]),
+    (tuple(float(i) for i in range(9)), [0, 2, 4, 6, 8]), ((0.0, 1.0, 2.0, 3.0), [0, 0.75, 1.5, 2.25, 3]),
+], ids=len)
+def test_a_list_of_another_length_is_spread_over_the_run(values, expected):
+    assert scales(Schedule(scale=Curve("list", values=values))) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("fields", "message"), [
@@ -108,6 +114,12 @@ def test_a_negative_factor_of_the_blur_is_refused():
 ])
 def test_both_ends_of_the_interval_are_guided(interval, expected):
     assert scales(Schedule(), interval=interval) == expected
+
+
+def test_the_ends_of_the_interval_are_met_up_to_rounding():
+    """The noise levels of a run are float32, the interval's are not."""
+    for off in (1 - 5e-7, 1 + 5e-7):
+        assert scales(Schedule(), interval=Interval(8.0 * off, 4.0 * off)) == [None, 1, 1, 1, None]
 
 
 def test_an_evaluation_between_steps_is_guided_where_its_own_noise_level_is_in_the_interval():
@@ -164,9 +176,9 @@ def test_scale_and_blur_have_curves_of_their_own():
 def test_curves_start_and_end_with_the_interval():
     schedule = Schedule(scale=Curve("linear", end=0.5))
     assert scales(schedule, interval=Interval(8.0, 4.0)) == [None, 1.0, 0.75, 0.5, None]
-    # Between steps they stand still, and outside of the steps they do not go on.
+    # Between steps they stand still. Ends between two steps count as they are: 8 is a tenth of the way from 8.5 to 3.5.
     levels = [8.4, 7.0, 5.0, 4.0, 3.6]
-    assert scales(schedule, interval=Interval(8.5, 3.5), levels=levels) == [1.0, 1.0, 0.75, 0.5, 0.5]
+    assert scales(schedule, interval=Interval(8.5, 3.5), levels=levels) == pytest.approx([1, 0.95, 0.75, 0.55, 0.55])
 
 
 def test_an_interval_between_two_steps_guides_what_is_evaluated_there():
@@ -177,6 +189,75 @@ def test_an_interval_between_two_steps_guides_what_is_evaluated_there():
 @pytest.mark.parametrize("sigmas", [[5.0], [5.0, 0.0], [5.0, 5.0]], ids=str)
 def test_runs_of_a_step_or_none(sigmas):
     assert plan(Schedule(scale=Curve("linear")), EVERYWHERE, sigmas, 5.0) == Plan(1.0, 1.0)
+
+
+@pytest.mark.parametrize("sigmas", [[5.0] * 4, [5.0, 5.0, 3.0, 3.0, 1.0, 1.0, 0.0]], ids=str)
+def test_of_steps_that_start_at_the_same_level_the_first_counts(sigmas):
+    every = Schedule(economy=Economy(every=2))
+    assert plan(every, EVERYWHERE, sigmas, 5.0) is not None
+    numbered = Schedule(scale=Curve("list", values=tuple(float(step) for step in range(len(sigmas)))))
+    assert plan(numbered, EVERYWHERE, sigmas, sigmas[2]).scale_factor == (0 if sigmas[2] == 5 else 2)
+
+
+# -- runs of a part of the process -----------------------------------------------------------------------------------
+
+EVEN = Levels(lambda percent: 10.0 * (1 - percent), 10.0, 1e-3)
+WHOLE = [10.0 - i for i in range(10)] + [0.0]
+# Even in the seventh root, as Karras et al. space them.
+KARRAS = [(10 ** (1 / 7) + i / 9 * (1e-3 ** (1 / 7) - 10 ** (1 / 7))) ** 7 for i in range(10)] + [0.0]
+PARTS = {
+    "linear": Schedule(scale=Curve("linear"), blur_sigma=Curve("linear", 2.0)),
+    "cosine": Schedule(scale=Curve("cosine")),
+    "every 3": Schedule(economy=Economy(every=3)), "every 4, reused": Schedule(economy=Economy(4, reuse=True)),
+    "list": Schedule(scale=Curve("list", values=tuple(float(i) for i in range(10)))),
+    "list beside the sigmas": Schedule(scale=Curve("list", values=tuple(float(i) for i in range(11)))),
+    "list of another length": Schedule(scale=Curve("list", values=tuple(i * i / 9 for i in range(15)))),
+}
+
+
+@pytest.mark.parametrize("interval", [EVERYWHERE, Interval(8.3, 0.0), Interval(8.0, 2.0), Interval(3.7, 1.1)], ids=str)
+@pytest.mark.parametrize("sigmas", [WHOLE, KARRAS], ids=["even", "Karras"])
+@pytest.mark.parametrize("schedule", PARTS.values(), ids=PARTS)
+def test_a_run_in_two_parts_is_guided_as_one(schedule, sigmas, interval):
+    expected = [plan(schedule, interval, sigmas, sigma, EVEN) for sigma in sigmas[:-1]]
+    for at in range(3, 8):
+        parts = sigmas[:at + 1], sigmas[at:]
+        found = [plan(schedule, interval, part, sigma, EVEN) for part in parts for sigma in part[:-1]]
+        assert [p and (pytest.approx(p.scale_factor), pytest.approx(p.blur_factor), p.full) for p in found] == [
+            p and (p.scale_factor, p.blur_factor, p.full) for p in expected]
+        # Some samplers evaluate at the level of the next step, which is then the other run's.
+        last, next_one = (plan(schedule, interval, part, sigmas[at], EVEN) for part in parts)
+        assert last == next_one or last.scale_factor == pytest.approx(next_one.scale_factor)
+
+
+@pytest.mark.parametrize("sigmas", [WHOLE, KARRAS], ids=["even", "Karras"])
+def test_a_run_in_three_parts_is_guided_as_one(sigmas):
+    for schedule in PARTS.values():
+        expected = [plan(schedule, EVERYWHERE, sigmas, sigma, EVEN) for sigma in sigmas[:-1]]
+        found = [plan(schedule, EVERYWHERE, part, sigma, EVEN)
+                 for part in (sigmas[:4], sigmas[3:7], sigmas[6:]) for sigma in part[:-1]]
+        assert [p is None for p in found] == [p is None for p in expected]
+        for one, other in zip(found, expected, strict=True):
+            assert one is None or one.scale_factor == pytest.approx(other.scale_factor)
+
+
+def test_curves_follow_the_noise_level_however_steps_are_spaced():
+    schedule = Schedule(scale=Curve("linear", 3.0))
+    for sigmas in (WHOLE, KARRAS, [10.0, 7.0, 0.1, 0.0], [7.0, 6.9, 2.0], [1.0, 3.0, 7.0]):
+        assert [plan(schedule, EVERYWHERE, sigmas, sigma, EVEN).scale_factor for sigma in sigmas if sigma] == (
+            pytest.approx([3 - sigma / 5 for sigma in sigmas if sigma]))
+
+
+@pytest.mark.parametrize("sigmas", [
+    [], [0.0], [5.0], [0.0, 5.0], [10.0, 10.0], [4.0, 4.0, 4.0], [1.0, 3.0, 9.0], [0.0, 3.0, 10.0],
+    [3.0, 9.0, 3.0, 0.0], [1e-30, 1e-38, 0.0], [1e9, 20.0, 0.0],
+], ids=str)
+@pytest.mark.parametrize("levels", [None, EVEN], ids=["unknown model", "model"])
+def test_whatever_a_run_is_its_plans_are_finite(sigmas, levels):
+    for schedule in PARTS.values():
+        for sigma in {*sigmas, 0.0, 1e-38, 2.5, 10.0, 1e9}:
+            found = plan(schedule, EVERYWHERE, sigmas, sigma, levels)
+            assert found is None or math.isfinite(found.scale_factor) and math.isfinite(found.blur_factor)
 
 
 # -- economy ---------------------------------------------------------------------------------------------------------

@@ -462,3 +462,10 @@ def test_options_at_the_ends_of_their_range_are_taken(fields):
 ], ids=str)
 def test_only_a_threshold_on_this_steps_attention_is_plain(fields, plain):
     assert MaskOptions(**fields).is_plain is plain
+
+
+@pytest.mark.parametrize("softness", [1e-300, 1e-45, 1e-20, 1e-7, 1e-5])
+def test_the_narrowest_edges_are_hard(softness):
+    attn_map = torch.tensor([[[0.5, 1.0, 1.5, 1.0]]])
+    mask = make_mask(MaskOptions(softness=softness), attn_map, 1.0, torch.zeros(1, 1, 1, 4))
+    assert mask.isfinite().all() and mask[0, 0, 0, [0, 2]].tolist() == [0, 1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import comfy.samplers
 import pytest
 import torch
@@ -111,6 +113,21 @@ def test_both_ends_of_an_interval_of_noise_levels_are_guided(tiny):
         assert steps == expected and runs == passes(expected)
 
 
+def by_level(tiny, scheduler, curve, end, start=0.0, stop=1.0):
+    """The factors of a curve at the four steps of a scheduler, by the part of the process before each, found in a
+    table; 0 outside of the interval."""
+    sampling = tiny.model.get_model_object("model_sampling")
+    table = [(i / 20_000, float(sampling.percent_to_sigma(i / 20_000))) for i in range(1, 20_000)]
+    factors = []
+    for sigma in comfy.samplers.calculate_sigmas(sampling, scheduler, 4).tolist()[:-1]:
+        percent = min(table, key=lambda entry: abs(entry[1] - sigma))[0]
+        along = (percent - start) / (stop - start)
+        if curve == "cosine":
+            along = (1 - math.cos(math.pi * along)) / 2
+        factors.append(0.0 if not start <= percent <= stop else 1.0 if curve == "constant" else 1 + (end - 1) * along)
+    return factors
+
+
 # -- curves ----------------------------------------------------------------------------------------------------------
 
 
@@ -139,18 +156,23 @@ def test_a_list_of_one_factor_is_the_setting_times_it(tiny):
 ], ids=["constant", "linear", "cosine", "linear to 0"])
 @pytest.mark.parametrize("name", ["scale", "blur"])
 def test_curves_are_the_lists_they_stand_for(tiny, name, curve, end, factors):
+    # On a scheduler whose first and last step are the model's highest and lowest noise level.
+    sampling = {"steps": 4, "scheduler": "normal" if tiny.latent.shape[1] == 4 else "karras"}
+    if sampling["scheduler"] == "karras":
+        factors = by_level(tiny, "karras", curve, end)
     (one, _), (other, _) = (
         scheduled(tiny, **{f"{name}_curve": curve, f"{name}_end": end}), scheduled(tiny, **listed(name, factors)))
-    out, expected = sample(tiny, one, steps=4), sample(tiny, other, steps=4)
+    out, expected = sample(tiny, one, **sampling), sample(tiny, other, **sampling)
     assert_close(out, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 
-def test_a_curve_goes_over_the_steps_of_the_interval(tiny):
+@pytest.mark.parametrize("scheduler", ["simple", "karras", "beta"])
+def test_a_curve_goes_over_the_timesteps_of_the_interval(tiny, scheduler):
     (one, _), (other, _) = (
         scheduled(tiny, interval="percent", start=0.2, end=0.8, scale_curve="linear", scale_end=0.5),
-        scheduled(tiny, **listed("scale", "0, 1, 0.75, 0.5")))
-    out, expected = sample(tiny, one, steps=4), sample(tiny, other, steps=4)
-    assert_close(out, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+        scheduled(tiny, **listed("scale", by_level(tiny, scheduler, "linear", 0.5, 0.2, 0.8))))
+    out, expected = sample(tiny, one, steps=4, scheduler=scheduler), sample(tiny, other, steps=4, scheduler=scheduler)
+    assert_close(out, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 
 def test_a_list_is_not_read_where_the_curve_is_none(tiny):
@@ -293,17 +315,20 @@ def test_schedules_act_on_samplers_as_on_models(tiny, inputs):
 
 @pytest.mark.parametrize("name", ["scale", "blur"])
 @pytest.mark.parametrize("values", ["1", "1, 2, 3", "1, 2, 3, 4, 5, 6"])
-def test_a_list_of_another_length_is_refused_before_the_network_runs(tiny, name, values):
+def test_a_list_of_another_length_is_spread_over_the_run_and_said_once(tiny, name, values):
     count = len(values.split(","))
-    chosen = schedule(**listed(name, values))
+    spread = ", ".join(str(1 + i * (count - 1) / 3) for i in range(4))
+    chosen, same = schedule(**listed(name, values)), schedule(**listed(name, spread))
     (plain,) = call("KSamplerSelect", sampler_name="euler")
-    sampler, _ = call("SAGSampler", sampler=plain, scale=0.5, blur_sigma=1.5, threshold=1.0, schedule=chosen)
-    guided, _ = guide(tiny.model, schedule=chosen)
-    with network_calls(tiny.model) as calls:
-        for run in (lambda: sample(tiny, guided, steps=4), lambda: on_a_sampler(tiny, sampler)):
-            with pytest.raises(ValueError, match=f"list has {count} values; this run has 4 steps, so give 4"):
-                run()
-    assert not calls
+    sampler, trace = call("SAGSampler", sampler=plain, scale=0.5, blur_sigma=1.5, threshold=1.0, schedule=chosen)
+    expected, _ = call("SAGSampler", sampler=plain, scale=0.5, blur_sigma=1.5, threshold=1.0, schedule=same)
+    guided, of_model = guide(tiny.model, schedule=chosen)
+    for out, wanted in ((on_a_sampler(tiny, sampler), on_a_sampler(tiny, expected)),
+                        (sample(tiny, guided, steps=4), sample(tiny, guide(tiny.model, schedule=same)[0], steps=4))):
+        assert_close(out, wanted, rtol=0, atol=1e-4 * wanted.abs().max().item())
+    for recording in (only(trace), only(of_model)):
+        (note,) = recording.notes
+        assert note.startswith(f"{name}_list has {count} values and this run 4 steps")
 
 
 @pytest.mark.parametrize(("inputs", "message"), [
