@@ -1,4 +1,4 @@
-"""Keeping guided predictions in the range of images: both are off in the paper, and at an amount of 0."""
+"""Keeping guided predictions in the range of images. Projection and rescale are off in the paper, and at 0."""
 
 from __future__ import annotations
 
@@ -24,6 +24,23 @@ def project(direction: Tensor, base: Tensor, amount: float) -> Tensor:
     d, b = direction.to(wide), base.to(wide)
     share = (d * b).sum(dims, keepdim=True) / (b * b).sum(dims, keepdim=True).clamp(min=torch.finfo(wide).tiny)
     return (d - amount * share * b).to(direction.dtype)
+
+
+def clamp_guided(base: Tensor, guided: Tensor, own: Tensor, limits: tuple[float, float]) -> Tensor:
+    """Clamp guidance as the authors' pixel-space samplers do, whose prediction is clamped after guidance alone.
+
+    The guided branch is clamped with its guidance instead of before it. Where `base` is that branch's clamped
+    prediction, this is the authors' result. Where other guidance has changed it, both changes add up in either order,
+    as with theirs, which does not clamp what a classifier adds.
+
+    Args:
+        base: prediction that was guided, made of clamped ones, [B, ...].
+        guided: the same with guidance.
+        own: the guided branch's prediction before it was clamped.
+        limits: lowest and highest value of an image.
+    """
+    clean, image = own.clamp(*limits), (own + (guided - base)).clamp(*limits)
+    return torch.where(base == clean, image, base + (image - clean))
 
 
 def rescale(guided: Tensor, reference: Tensor, amount: float) -> Tensor:

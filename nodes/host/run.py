@@ -16,6 +16,7 @@ import comfy.samplers
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ...sag_core.corrections import clamp_guided
 from ...sag_core.guide import Guide
 from ...sag_core.schedule import Interval
 from ...sag_core.strategies import MaskOptions
@@ -26,6 +27,7 @@ from .capture import SAG_PASS, Capture
 from .conds import Twins, combine, guided_branch, sizes
 from .evaluation import Evaluation, MainPass, window_of
 from .layers import choose_layers, default_layer, find_layers
+from .pixels import image_range, unclamped
 from .process import process_of
 from .sample import Layout
 from .view import open_view
@@ -185,17 +187,18 @@ class Run:
         if branch is None:
             return executor(model, conds, x, sigma, model_options)
         index, name = branch
+        limits = image_range(model, options) if self._plans(float(sigma.max())) else None
         conds = [self.twins.tell_apart(cond) for cond in conds]
         self.capture.current = seen = Pass(index, x.shape[0], sizes(conds[index], x))
         try:
-            out = executor(model, conds, x, sigma, model_options)
+            out = executor(model, conds, x, sigma, model_options if limits is None else unclamped(model_options))
         finally:
             self.capture.current = None
         for problem in seen.problems:
             self.note(problem)
         attn_map = None if seen.in_parts else combine(seen.maps, conds[index], x, sigma)
         evaluation.add(MainPass(index, name, conds[index], float(sigma.max()), out[index], attn_map, window))
-        return out
+        return out if limits is None else [prediction.clamp(*limits) for prediction in out]
 
     def apply_model(self, executor, x: Tensor, t: Tensor, c_concat=None, c_crossattn=None, control=None,
                     transformer_options: dict | None = None, **kwargs) -> Tensor:
@@ -231,11 +234,15 @@ class Run:
             return self.layout.picture(out[main.index])
 
         picture = self.layout.picture
-        step = args["model_options"].get("transformer_options", {}).get(ADM_STEP)
+        options = args["model_options"].get("transformer_options", {})
+        step, limits = options.get(ADM_STEP), image_range(args["model"], options)
         guided = self.guidance(picture(args["denoised"]), picture(x), picture(denoised), args["sigma"], main.sigma,
-                               predict, clip=None if step is None else step.clip)
+                               predict, clip=limits if step is None else step.clip)
         if guided is None:
             return args["denoised"]
+        if limits is not None:
+            own = clamp_guided(picture(args["denoised"]), guided.denoised, picture(denoised), limits)
+            guided = replace(guided, denoised=own)
         mask = None if guided.mask is None or self.recording.plain else levels(guided.mask[:, 0])
         self.recording.steps[-1] = replace(self.recording.steps[-1], guided=True, mask=mask)
         return self.layout.replace(args["denoised"], guided.denoised)
@@ -259,12 +266,15 @@ class Run:
         return main
 
     def _wants(self, main: MainPass) -> bool:
-        return self.guidance is not None and self.guidance.plan(main.sigma) is not None
+        return self._plans(main.sigma)
+
+    def _plans(self, level: float) -> bool:
+        return self.guidance is not None and self.guidance.plan(level) is not None
 
 
 def _marked(model_options: dict) -> dict:
     """Model options of the extra pass."""
-    options = model_options.get("transformer_options", {}) | {SAG_PASS: True}
+    options = unclamped(model_options)["transformer_options"] | {SAG_PASS: True}
     owners = options.get("patches_replace", {}).get("attn1")
     if owners:
         # The host's own SAG keeps the attention of whatever pass comes last, and would take its mask from this one.

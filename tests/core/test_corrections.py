@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sag_core.corrections import project, rescale
+from sag_core.corrections import clamp_guided, project, rescale
 
 CORRECTIONS = pytest.mark.parametrize("correct", [project, rescale])
 SHAPES = pytest.mark.parametrize("shape", [(2, 3, 5, 4), (2, 3, 2, 5, 4)], ids=["image", "video"])
@@ -95,3 +95,28 @@ def test_flat_predictions_are_not_divided_by_zero():
     flat = torch.full((1, 3, 4, 4), 0.5)
     assert rescale(flat, flat, 1.0).isfinite().all()
     assert rescale(flat, torch.rand(1, 3, 4, 4), 1.0).isfinite().all()
+
+
+# -- the range of images ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("own", "base", "direction", "expected"), [
+    (0.2, 0.2, 0.3, 0.5),  # inside, nothing is clamped
+    (0.2, 0.2, 2.0, 1.0), (0.2, 0.2, -2.0, -1.0),
+    (3.0, 1.0, -0.5, 1.0), (3.0, 1.0, -2.5, 0.5), (-3.0, -1.0, 2.5, -0.5),  # clamped after guidance, not before
+    (3.0, 1.0, 0.0, 1.0),
+    (0.2, 0.5, 0.3, 0.8), (0.2, 0.5, 2.0, 1.3),  # other guidance has acted before
+    (3.0, 5.0, -0.5, 5.0), (3.0, 5.0, -2.5, 4.5), (0.2, 5.0, 0.3, 5.3), (0.2, -5.0, 0.3, -4.7),
+])
+def test_guidance_is_clamped_by_hand(own, base, direction, expected):
+    own, base, direction = (torch.tensor([value], dtype=torch.float64) for value in (own, base, direction))
+    assert_close(clamp_guided(base, base + direction, own, (-1, 1)), torch.tensor([expected], dtype=torch.float64))
+
+
+def test_nothing_added_is_nothing_changed_and_images_stay_images(normal, dtype):
+    own, direction = 3 * normal(2, 3, 8, 8, dtype=dtype), 3 * normal(2, 3, 8, 8, dtype=dtype)
+    clean, base = own.clamp(-1, 1), 2 * normal(2, 3, 8, 8, dtype=dtype)
+    for start in (clean, base):
+        assert torch.equal(clamp_guided(start, start, own, (-1, 1)), start)
+    out = clamp_guided(clean, clean + direction, own, (-1, 1))
+    assert out.dtype == dtype and out.abs().max() <= 1 and not torch.equal(out, clean)

@@ -129,6 +129,8 @@ def guided(model, scale=0.5):
     ("ddim25", {}, {"ddim": True}, 0.5, True),
     ("ddim25", {"eta": 0.6}, {"ddim": True, "eta": 0.6}, 0.5, True),
     ("25", {"start_step": 15}, {"steps": 10}, 0.5, False),
+    ("25", {"start_step": 24}, {"steps": 1}, 0.5, True),
+    ("25", {"start_step": 24, "variance": "large"}, {"steps": 1, "variance": "large"}, 0, True),
 ], ids=str)
 def test_a_run_is_that_of_the_authors_equations(respacing, inputs, restatement, sag, classifier):
     model = guided(embedded(), sag) if sag else embedded()
@@ -217,13 +219,16 @@ def test_other_schedulers_steps_are_sampled():
     assert out.isfinite().all() and out.abs().max() <= 1
 
 
-def test_a_run_in_two_parts_is_the_run_in_one():
-    sampler, sigmas = authors(embedded(), "ddim25")
-    whole = sample(embedded(), sampler, sigmas)
-    high, low = call("SplitSigmas", sigmas=sigmas, step=10)
-    first, _ = call("SamplerCustom", model=embedded(), add_noise=True, noise_seed=SEED, cfg=1.0, positive=label(1),
+@pytest.mark.parametrize(("respacing", "guide", "at"), [("ddim25", lambda model: model, 10), ("10", classified, 9)],
+                         ids=["in the middle", "before the last, with a classifier"])
+def test_a_run_in_two_parts_is_the_run_in_one(respacing, guide, at):
+    model = guide(embedded())
+    sampler, sigmas = authors(model, respacing)
+    whole = sample(model, sampler, sigmas)
+    high, low = call("SplitSigmas", sigmas=sigmas, step=at)
+    first, _ = call("SamplerCustom", model=model, add_noise=True, noise_seed=SEED, cfg=1.0, positive=label(1),
                     negative=label(-1), sampler=sampler, sigmas=high, latent_image={"samples": LATENT})
-    second, _ = call("SamplerCustom", model=embedded(), add_noise=False, noise_seed=SEED, cfg=1.0, positive=label(1),
+    second, _ = call("SamplerCustom", model=model, add_noise=False, noise_seed=SEED, cfg=1.0, positive=label(1),
                      negative=label(-1), sampler=sampler, sigmas=low, latent_image=first)
     assert_close(second["samples"], whole, rtol=0, atol=1e-5)
 
