@@ -26,21 +26,24 @@ def project(direction: Tensor, base: Tensor, amount: float) -> Tensor:
     return (d - amount * share * b).to(direction.dtype)
 
 
-def clamp_guided(base: Tensor, guided: Tensor, own: Tensor, limits: tuple[float, float]) -> Tensor:
+def clamp_guided(base: Tensor, guided: Tensor, own: Tensor, cfg: Tensor, limits: tuple[float, float]) -> Tensor:
     """Clamp guidance as the authors' pixel-space samplers do, whose prediction is clamped after guidance alone.
 
     The guided branch is clamped with its guidance instead of before it. Where `base` is that branch's clamped
-    prediction, this is the authors' result. Where other guidance has changed it, both changes add up in either order,
-    as with theirs, which does not clamp what a classifier adds.
+    prediction, this is the authors' result. What classifier-free guidance has left outside of the range, this one takes
+    no further out; what guidances after it have added is added again unclamped, as the authors do with a classifier's.
 
     Args:
-        base: prediction that was guided, made of clamped ones, [B, ...].
+        base: prediction that was guided, [B, ...].
         guided: the same with guidance.
         own: the guided branch's prediction before it was clamped.
+        cfg: result of classifier-free guidance by clamped predictions, before other guidances.
         limits: lowest and highest value of an image.
     """
     clean, image = own.clamp(*limits), (own + (guided - base)).clamp(*limits)
-    return torch.where(base == clean, image, base + (image - clean))
+    moved = torch.where(cfg == clean, image, cfg + (image - clean))
+    low, high = limits
+    return torch.minimum(torch.maximum(moved, cfg.clamp(max=low)), cfg.clamp(min=high)) + (base - cfg)
 
 
 def rescale(guided: Tensor, reference: Tensor, amount: float) -> Tensor:

@@ -6,6 +6,8 @@ guidance needs the model's own noise, and so the prediction before it was clampe
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from .adm_step import ADM_STEP
 
 UNCLAMPED = "sag_unclamped"
@@ -20,3 +22,14 @@ def image_range(model, options: dict) -> tuple[float, float] | None:
 def unclamped(model_options: dict) -> dict:
     """Model options of a pass whose predictions are wanted as the network makes them."""
     return model_options | {"transformer_options": model_options.get("transformer_options", {}) | {UNCLAMPED: True}}
+
+
+def cfg_result(args: dict) -> Tensor:
+    """The result of classifier-free guidance as the host computes it, from what a post-CFG function is given.
+
+    Of a guider that does not say how it comes to its result, that result.
+    """
+    cond, uncond, scale = (args.get(name) for name in ("cond_denoised", "uncond_denoised", "cond_scale"))
+    if cond is None or uncond is None or scale is None:
+        return args["denoised"]
+    return uncond + (cond - uncond) * scale

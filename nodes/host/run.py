@@ -27,7 +27,7 @@ from .capture import SAG_PASS, Capture
 from .conds import Twins, combine, guided_branch, sizes
 from .evaluation import Evaluation, MainPass, window_of
 from .layers import choose_layers, default_layer, find_layers
-from .pixels import image_range, unclamped
+from .pixels import cfg_result, image_range, unclamped
 from .process import process_of
 from .sample import Layout
 from .view import open_view
@@ -241,8 +241,9 @@ class Run:
         if guided is None:
             return args["denoised"]
         if limits is not None:
-            own = clamp_guided(picture(args["denoised"]), guided.denoised, picture(denoised), limits)
-            guided = replace(guided, denoised=own)
+            base, cfg = picture(args["denoised"]), picture(cfg_result(args))
+            image = clamp_guided(base, guided.denoised, picture(denoised), cfg, limits)
+            guided = replace(guided, denoised=image)
         mask = None if guided.mask is None or self.recording.plain else levels(guided.mask[:, 0])
         self.recording.steps[-1] = replace(self.recording.steps[-1], guided=True, mask=mask)
         return self.layout.replace(args["denoised"], guided.denoised)

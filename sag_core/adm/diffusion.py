@@ -154,7 +154,7 @@ def transitions(sigmas: Sequence[float], process: Sequence[float] = ()) -> list[
 def _variance_before(sigma: float, *levels: Sequence[float]) -> float:
     """The posterior's variance at the step that ends at `sigma`, from the level above it in the first list with one.
 
-    Where no list has one, nothing is noisier than `sigma`; its own beta then stands for both ends of a learned variance.
+    Where no list has one, nothing is noisier than `sigma`; beta then stands for both ends of a learned variance.
     """
     for candidates in levels:
         above = [level for level in candidates if level > sigma * (1 + 1e-5)]

@@ -100,23 +100,27 @@ def test_flat_predictions_are_not_divided_by_zero():
 # -- the range of images ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("own", "base", "direction", "expected"), [
+@pytest.mark.parametrize(("own", "cfg", "direction", "expected"), [
     (0.2, 0.2, 0.3, 0.5),  # inside, nothing is clamped
     (0.2, 0.2, 2.0, 1.0), (0.2, 0.2, -2.0, -1.0),
     (3.0, 1.0, -0.5, 1.0), (3.0, 1.0, -2.5, 0.5), (-3.0, -1.0, 2.5, -0.5),  # clamped after guidance, not before
     (3.0, 1.0, 0.0, 1.0),
-    (0.2, 0.5, 0.3, 0.8), (0.2, 0.5, 2.0, 1.3),  # other guidance has acted before
-    (3.0, 5.0, -0.5, 5.0), (3.0, 5.0, -2.5, 4.5), (0.2, 5.0, 0.3, 5.3), (0.2, -5.0, 0.3, -4.7),
+    (0.2, 0.5, 0.3, 0.8), (0.2, 0.5, 0.7, 1.0),  # with classifier-free guidance
+    (3.0, 5.0, -0.5, 5.0), (3.0, 5.0, -2.5, 4.5), (0.2, 5.0, 0.3, 5.0), (0.2, -5.0, 0.3, -4.7),
 ])
-def test_guidance_is_clamped_by_hand(own, base, direction, expected):
-    own, base, direction = (torch.tensor([value], dtype=torch.float64) for value in (own, base, direction))
-    assert_close(clamp_guided(base, base + direction, own, (-1, 1)), torch.tensor([expected], dtype=torch.float64))
+@pytest.mark.parametrize("other", [0.0, 4.0, -0.25])
+def test_guidance_is_clamped_by_hand(own, cfg, direction, expected, other):
+    """Whatever other guidance has added before is in the result as it was."""
+    own, cfg, direction = (torch.tensor([value], dtype=torch.float64) for value in (own, cfg, direction))
+    base = cfg + other
+    assert_close(clamp_guided(base, base + direction, own, cfg, (-1, 1)),
+                 torch.tensor([expected + other], dtype=torch.float64))
 
 
 def test_nothing_added_is_nothing_changed_and_images_stay_images(normal, dtype):
     own, direction = 3 * normal(2, 3, 8, 8, dtype=dtype), 3 * normal(2, 3, 8, 8, dtype=dtype)
-    clean, base = own.clamp(-1, 1), 2 * normal(2, 3, 8, 8, dtype=dtype)
-    for start in (clean, base):
-        assert torch.equal(clamp_guided(start, start, own, (-1, 1)), start)
-    out = clamp_guided(clean, clean + direction, own, (-1, 1))
+    clean, cfg = own.clamp(-1, 1), 2 * normal(2, 3, 8, 8, dtype=dtype)
+    for start in (clean, cfg):
+        assert torch.equal(clamp_guided(start, start, own, start, (-1, 1)), start)
+    out = clamp_guided(clean, clean + direction, own, clean, (-1, 1))
     assert out.dtype == dtype and out.abs().max() <= 1 and not torch.equal(out, clean)
