@@ -9,9 +9,8 @@ from ..sag_core.adm.config import NOISE_SCHEDULES
 from ..sag_core.adm.published import Overrides, describe
 from .host.adm import class_conditioning, load_model, low_res_conditioning
 from .host.files import checkpoint_names, checkpoint_path
-from .types import CATEGORY
+from .types import AUTO, CATEGORY
 
-AUTO = "auto"
 ORDERS = {"heads first": False, "q, k, v first": True}
 ANSWERS = {"yes": True, "no": False}
 
@@ -48,13 +47,17 @@ class SAGLoadADM(io.ComfyNode):
                 io.Combo.Input("attention_order", options=[AUTO, *ORDERS], default=AUTO, optional=True, advanced=True,
                                tooltip="How the channels of q, k and v lie: heads first is the older order, q, k, v "
                                        "first the newer (use_new_attention_order)."),
+                io.Boolean.Input("authors_map", default=False, optional=True, advanced=True,
+                                 tooltip="Takes attention maps as the code of the paper's authors does, with 4 heads "
+                                         "whatever the model has, to repeat their results at 256 pixels. What the "
+                                         "model itself draws stays the same."),
             ],
             outputs=[io.Model.Output(), io.String.Output(display_name="recognised")],
         )
 
     @classmethod
     def execute(cls, ckpt_name, noise_schedule=AUTO, timesteps=0, rescale_timesteps=AUTO, num_heads=0,
-                num_head_channels=0, attention_order=AUTO) -> io.NodeOutput:
+                num_head_channels=0, attention_order=AUTO, authors_map=False) -> io.NodeOutput:
         overrides = Overrides(
             noise_schedule=None if noise_schedule == AUTO else noise_schedule, timesteps=timesteps or None,
             rescale_timesteps=ANSWERS.get(rescale_timesteps), num_heads=num_heads or None,
@@ -62,7 +65,7 @@ class SAGLoadADM(io.ComfyNode):
         tensors, config = load_checkpoint(checkpoint_path(ckpt_name), overrides)
         recognised = describe(config, sum(tensor.numel() for tensor in tensors.values()))
         try:
-            return io.NodeOutput(load_model(tensors, config), recognised, ui={"text": [recognised]})
+            return io.NodeOutput(load_model(tensors, config, authors_map), recognised, ui={"text": [recognised]})
         except ValueError as error:
             raise ValueError(f"{ckpt_name}: {error}") from error
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..sag_core.adm.classifier_checkpoint import describe_classifier, load_classifier
+from ..sag_core.adm.config import NOISE_SCHEDULES
 from .host.classifier import load_classifier_model
 from .host.classifier_guidance import LABELS, ClassifierGuidance, guide_model, guide_sampler, missing
 from .host.files import checkpoint_path, classifier_names
-from .types import CATEGORY, Classifier
+from .types import AUTO, CATEGORY, Classifier
 
 
 class SAGLoadClassifier(io.ComfyNode):
@@ -23,14 +24,23 @@ class SAGLoadClassifier(io.ComfyNode):
             description="Loads a classifier of noisy images of OpenAI's guided-diffusion (64x64_classifier.pt to "
                         "512x512_classifier.pt) for classifier guidance, and says what it recognised.",
             search_aliases=["classifier guidance", "guided diffusion classifier", "CG", "noisy classifier"],
-            inputs=[io.Combo.Input("classifier_name", options=classifier_names(),
-                                   tooltip="A file in the checkpoints folders, or the small classifier of this pack.")],
+            inputs=[
+                io.Combo.Input("classifier_name", options=classifier_names(),
+                               tooltip="A file in the checkpoints folders, or the small classifier of this pack."),
+                io.Combo.Input("noise_schedule", options=[AUTO, *NOISE_SCHEDULES], default=AUTO, optional=True,
+                               advanced=True, tooltip="Schedule the classifier was trained with. auto goes by the "
+                                                      "published ones: cosine for 64 pixels, linear for others."),
+                io.Int.Input("timesteps", default=0, min=0, max=100_000, optional=True, advanced=True,
+                             tooltip="Length of the process the classifier was trained on (diffusion_steps). 0 is that "
+                                     "of the published ones, 1000."),
+            ],
             outputs=[Classifier.Output(display_name="classifier"), io.String.Output(display_name="recognised")],
         )
 
     @classmethod
-    def execute(cls, classifier_name) -> io.NodeOutput:
-        tensors, config = load_classifier(checkpoint_path(classifier_name))
+    def execute(cls, classifier_name, noise_schedule=AUTO, timesteps=0) -> io.NodeOutput:
+        tensors, config = load_classifier(checkpoint_path(classifier_name),
+                                          None if noise_schedule == AUTO else noise_schedule, timesteps or None)
         recognised = describe_classifier(config, sum(tensor.numel() for tensor in tensors.values()))
         return io.NodeOutput(load_classifier_model(tensors, config), recognised, ui={"text": [recognised]})
 

@@ -72,8 +72,8 @@ class SAGSchedule(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         curve = ("constant; linear or cosine, from all of it at the interval's start to the factor below at its end, "
                  "by the model's timestep; or a list with a factor for every step.")
-        numbers = ("Factors for every step: 1, 0.8, 0.5, ... or a link of FLOATS or SIGMAS; of another number, they are "
-                   "spread over the steps. Only for the curve 'list'.")
+        numbers = ("Factors for every step: 1, 0.8, 0.5, ... or a link of FLOATS or SIGMAS; of another number, they "
+                   "are spread over the steps. Only for the curve 'list'.")
         return io.Schema(
             node_id="SAGSchedule",
             display_name="SAG Schedule",
@@ -85,9 +85,9 @@ class SAGSchedule(io.ComfyNode):
                 io.Combo.Input("interval", options=list(INTERVALS), default="as guidance",
                                tooltip="What start and end mean: leave it to the guidance node, part of the sampling "
                                        "(0 to 1), or noise levels (high to low). Both ends are included."),
-                io.Float.Input("start", default=0.0, min=0, max=100_000, step=0.01,
+                io.Float.Input("start", default=0.0, min=0, max=100_000, step=0.001,
                                tooltip="First noise level or part that is guided."),
-                io.Float.Input("end", default=1.0, min=0, max=100_000, step=0.01,
+                io.Float.Input("end", default=1.0, min=0, max=100_000, step=0.001,
                                tooltip="Last noise level or part that is guided."),
                 io.Combo.Input("scale_curve", options=list(CURVES), default="constant", tooltip=f"Strength: {curve}"),
                 io.Float.Input("scale_end", default=0.0, min=-10, max=10, step=0.05, optional=True, advanced=True,

@@ -6,9 +6,7 @@ from comfy_api.latest import io
 
 from ..sag_core.presets import PRESETS
 from .host.presets import preset_of
-from .types import CATEGORY
-
-AUTO = "auto"
+from .types import AUTO, CATEGORY
 
 
 class SAGPreset(io.ComfyNode):

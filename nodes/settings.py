@@ -22,9 +22,9 @@ def settings_inputs() -> list[io.Input]:
                        tooltip="Attention above which a place is blurred; 1 is the average. Lower blurs more, 0 "
                                "everything."),
         layer_input(),
-        io.Float.Input("start_percent", default=0.0, min=0, max=1, step=0.01, optional=True, advanced=True,
+        io.Float.Input("start_percent", default=0.0, min=0, max=1, step=0.001, optional=True, advanced=True,
                        tooltip="Where in the sampling guidance starts."),
-        io.Float.Input("end_percent", default=1.0, min=0, max=1, step=0.01, optional=True, advanced=True,
+        io.Float.Input("end_percent", default=1.0, min=0, max=1, step=0.001, optional=True, advanced=True,
                        tooltip="Where in the sampling guidance ends."),
         io.Int.Input("blur_kernel", default=0, min=0, max=999, optional=True, advanced=True,
                      tooltip="Taps of the blur: 0 follows blur_sigma, else an odd number (the paper: 31)."),

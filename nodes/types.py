@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 CATEGORY = "advanced/guidance/SAG"
+AUTO = "auto"
 Trace = io.Custom("SAG_TRACE")
 Mask = io.Custom("SAG_MASK")
 Schedule = io.Custom("SAG_SCHEDULE")

@@ -1,4 +1,4 @@
-"""Keeping guided predictions in the range of images: both are off in the paper, and at an amount of 0."""
+"""Keeping guided predictions in the range of images. Projection and rescale are off in the paper, and at 0."""
 
 from __future__ import annotations
 
@@ -29,6 +29,26 @@ def project(direction: Tensor, base: Tensor, amount: float) -> Tensor:
     b = b / b.abs().amax(dims, keepdim=True).clamp(min=torch.finfo(wide).tiny)
     share = (d * b).sum(dims, keepdim=True) / (b * b).sum(dims, keepdim=True).clamp(min=torch.finfo(wide).tiny)
     return (d - amount * share * b).to(direction.dtype)
+
+
+def clamp_guided(base: Tensor, guided: Tensor, own: Tensor, cfg: Tensor, limits: tuple[float, float]) -> Tensor:
+    """Clamp guidance as the authors' pixel-space samplers do, whose prediction is clamped after guidance alone.
+
+    The guided branch is clamped with its guidance instead of before it. Where `base` is that branch's clamped
+    prediction, this is the authors' result. What classifier-free guidance has left outside of the range, this one takes
+    no further out; what guidances after it have added is added again unclamped, as the authors do with a classifier's.
+
+    Args:
+        base: prediction that was guided, [B, ...].
+        guided: the same with guidance.
+        own: the guided branch's prediction before it was clamped.
+        cfg: result of classifier-free guidance by clamped predictions, before other guidances.
+        limits: lowest and highest value of an image.
+    """
+    clean, image = own.clamp(*limits), (own + (guided - base)).clamp(*limits)
+    moved = torch.where(cfg == clean, image, cfg + (image - clean))
+    low, high = limits
+    return torch.minimum(torch.maximum(moved, cfg.clamp(max=low)), cfg.clamp(min=high)) + (base - cfg)
 
 
 def rescale(guided: Tensor, reference: Tensor, amount: float) -> Tensor:

@@ -18,6 +18,7 @@ vision.py      the attention of a vision model that looks at the prediction
 presets.py     which recommended settings a MODEL has
 adm.py         OpenAI's pixel models as a MODEL
 adm_step.py    what OpenAI's samplers and the rest of a run hand each other
+pixels.py      what is clamped of pixel models under the host's own samplers
 adm_sampler.py OpenAI's samplers as a SAMPLER
 classifier.py  a classifier of noisy images
 classifier_guidance.py  puts guidance by it on a MODEL or a SAMPLER

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import comfy.conds
 import comfy.latent_formats
@@ -19,11 +21,13 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
+from ...sag_core.adm.authors_map import authors_split
 from ...sag_core.adm.config import ADMConfig
 from ...sag_core.adm.memory import peak_activations
 from ...sag_core.adm.schedule import betas
 from ...sag_core.adm.unet import ADMUNet
 from .adm_step import ADM_STEP
+from .pixels import UNCLAMPED
 
 CLASS_LABEL = "class_label"
 """Key of a conditioning entry that holds a class; -1 is the model's null label."""
@@ -31,8 +35,10 @@ LOW_RES = "low_res_image"
 """Key of a conditioning entry that holds the image an upsampler enlarges, [B, 3, h, w] in [-1, 1]."""
 
 
-def load_model(tensors: dict[str, Tensor], config: ADMConfig):
+def load_model(tensors: dict[str, Tensor], config: ADMConfig, authors_map: bool = False):
     """A MODEL of these weights, in the precision the host chooses for its device.
+
+    With `authors_map` its attention is recorded as by the published code of SAG; what it draws is the same.
 
     Raises:
         ValueError: the model takes neither an image alone nor one beside a low-resolution image.
@@ -49,6 +55,8 @@ def load_model(tensors: dict[str, Tensor], config: ADMConfig):
         dtype, load_device, model_config.supported_inference_dtypes))
     offload_device = comfy.model_management.unet_offload_device()
     model = _HostModel(model_config)
+    if authors_map:
+        model.diffusion_model.recorded_as = partial(authors_split, new_attention_order=config.new_attention_order)
     patcher = comfy.model_patcher.CoreModelPatcher(model, load_device=load_device, offload_device=offload_device)
     model.diffusion_model.load_state_dict(tensors, assign=patcher.is_dynamic())
     return patcher
@@ -67,6 +75,9 @@ def low_res_conditioning(conditioning: list, image: Tensor) -> list:
 
 class _HostUNet(ADMUNet):
     """The U-Net behind the host's calling convention."""
+
+    recorded_as: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    """Queries and keys that maps are made of, from q, k and v; None for those the model attends with."""
 
     def __init__(self, config: ADMConfig, dtype=None, device=None, operations=None):
         super().__init__(config, operations, _attention, dtype, device)
@@ -124,11 +135,12 @@ class _HostModel(comfy.model_base.BaseModel):
         """x0 clamped to the range of pixels, as OpenAI's samplers do; without it high noise levels burn the colours.
 
         Their samplers clamp what they make of x0 and keep the noise that the model predicts, and so does the pack's
-        own; the host's samplers know no noise but the one that the (clamped) x0 implies.
+        own; the host's samplers know no noise but the one that the (clamped) x0 implies. Self-attention guidance, which
+        needs the model's own, asks for x0 as it is.
         """
         options = transformer_options or {}
         denoised = super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
-        return denoised if ADM_STEP in options else denoised.clamp(*self.image_range)
+        return denoised if ADM_STEP in options or UNCLAMPED in options else denoised.clamp(*self.image_range)
 
     def extra_conds(self, **kwargs):
         return self._image(**kwargs) | self._label(**kwargs)
@@ -173,6 +185,13 @@ class _Sampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling
         self.register_buffer("sigmas", self.sigmas[self.sigmas <= 160])
 
     def percent_to_sigma(self, percent: float) -> float:
-        if 0.0 < percent < 1.0:
-            return self.sigma(torch.tensor((1.0 - percent) * (len(self.sigmas) - 1))).item()
-        return super().percent_to_sigma(percent)
+        """The noise level at a part of the training process: below 1 - g / N lie the timesteps under g, and no other.
+
+        It falls halfway between two timesteps, so that no rounding of a scheduler's takes a level to the other side.
+        """
+        if not 0.0 < percent < 1.0:
+            return super().percent_to_sigma(percent)
+        levels = self.training_sigmas
+        place = min(max((1.0 - percent) * len(levels) - 0.5, 0.0), len(levels) - 1.0)
+        low, high = levels[math.floor(place)].item(), levels[math.ceil(place)].item()
+        return low * (high / low) ** (place % 1)

@@ -26,18 +26,18 @@ class _Plan:
     Args:
         settings: what the user chose.
         report: called with what the user should know.
-        noisiest: first noise level of the respaced process.
+        process: noise levels of the respaced process, falling.
     """
 
     settings: SamplerSettings
     report: Callable[[str], None]
-    noisiest: float
+    process: tuple[float, ...]
 
 
 class _Sampler(comfy.samplers.KSAMPLER):
     def __init__(self, plan: _Plan):
         super().__init__(sample_adm, {"plan": plan})
-        self.noisiest = plan.noisiest
+        self.noisiest = plan.process[0]
 
     def max_denoise(self, model_wrap, sigmas: Tensor) -> bool:
         """Whether the first sample is noise alone: at the first level of the process, be it the noisiest or not."""
@@ -58,7 +58,7 @@ def adm_sampler(model, settings: SamplerSettings, report: Callable[[str], None])
     if settings.variance == "learned" and not _learns_variance(model.model):
         raise ValueError("variance is learned, but this model predicts none; choose auto, large or small")
     sigmas = torch.cat([kept[settings.start_step:], levels.new_zeros(1)])
-    return _Sampler(_Plan(settings, report, float(kept[0]))), sigmas
+    return _Sampler(_Plan(settings, report, tuple(kept.tolist()))), sigmas
 
 
 def sample_adm(model, x: Tensor, sigmas: Tensor, extra_args: dict | None = None, callback: Callable | None = None,
@@ -82,7 +82,7 @@ def sample_adm(model, x: Tensor, sigmas: Tensor, extra_args: dict | None = None,
     seen = ADMStep(x.shape, getattr(host_model, "image_range", None) if settings.clip else None)
     args["model_options"] = _with_step(args.get("model_options", {}), seen)
     variance, mask = _variance(settings, host_model), args.get("denoise_mask")
-    run, batch = transitions(sigmas.tolist()), x.new_ones(x.shape[0])
+    run, batch = transitions(sigmas.tolist(), plan.process), x.new_ones(x.shape[0])
     for i in trange(len(run), disable=disable):
         seen.clear()
         denoised = model(x, sigmas[i] * batch, **args)

@@ -113,7 +113,7 @@ class Capture:
         call = self._call
         if call is not None and call.layer is not None and call.attending:
             mask = args[0] if args else kwargs.get("mask")
-            self._see(call, q, k, None if kwargs.get("skip_reshape") else heads,
+            self._see(call, q, k, v, None if kwargs.get("skip_reshape") else heads,
                       kwargs.get("transformer_options") or call.options, kwargs.get("scale"), mask)
         if call is not None and call.previous is not None:
             return call.previous(func, q, k, v, heads, *args, **kwargs)
@@ -124,7 +124,7 @@ class Capture:
         def watched(q: Tensor, k: Tensor, v: Tensor, extra_options: dict, **kwargs) -> Tensor:
             call = self._call
             if call is not None and call.layer is not None:
-                self._see(call, q, k, extra_options["n_heads"], extra_options, None, kwargs.get("mask"))
+                self._see(call, q, k, v, extra_options["n_heads"], extra_options, None, kwargs.get("mask"))
             out = owner(q, k, v, extra_options, **kwargs)
             if call is not None:
                 self._judge(key, out, q, k, v, extra_options)
@@ -146,9 +146,9 @@ class Capture:
             current.observers[key] = current.observers[key].to(plain) & plain if key in current.observers else plain
 
     @torch.no_grad()
-    def _see(self, call: Listening, q: Tensor, k: Tensor, heads: int | None, options: dict, scale: float | None,
-             mask: Tensor | None) -> None:
-        """One attention call in a watched layer: q and k are [B, tokens, heads * D], or split where heads is None."""
+    def _see(self, call: Listening, q: Tensor, k: Tensor, v: Tensor, heads: int | None, options: dict,
+             scale: float | None, mask: Tensor | None) -> None:
+        """One attention call in a watched layer: q, k, v are [B, tokens, heads * D], or split where heads is None."""
         layer, current = call.layer, self.current
         # Self-attention comes first in every block; what follows (cross-attention, time, sound) is not asked for.
         call.layer = None
@@ -161,6 +161,9 @@ class Capture:
                 # Grouped-query attention has fewer heads of keys, of the same width.
                 k_heads = k.shape[-1] * heads // q.shape[-1]
                 q, k = split_heads(q, heads), split_heads(k, k_heads)
+            recorded_as = getattr(call.network, "recorded_as", None)
+            if recorded_as is not None:
+                q, k = recorded_as(q, k, v)
             seen = read_maps(call, current, q, k, scale, mask)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
             # Recording is not worth a generation, whatever another node or a full GPU makes of it.

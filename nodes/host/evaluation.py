@@ -90,12 +90,14 @@ class Kept:
         conds: the branch's conds.
         denoised: the branch's own prediction, before classifier-free guidance and other nodes. Of windows None, until
             the host has put them together.
+        limits: range of images, where `denoised` is not clamped to it and others' predictions are.
     """
 
     x: Tensor
     sigma: Tensor
     conds: list
     denoised: Tensor | None = None
+    limits: tuple[float, float] | None = None
 
 
 class Evaluation:
@@ -109,6 +111,8 @@ class Evaluation:
         self.x = x
         self.closed = False
         self.main: MainPass | None = None
+        self.cfg: Tensor | None = None
+        """Result of classifier-free guidance, where guidance is clamped within it."""
         self._passes: list[MainPass] = []
         self._own_x: Tensor | None = None
 

@@ -17,6 +17,7 @@ import comfy.samplers
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ...sag_core.corrections import clamp_guided
 from ...sag_core.guide import Guide, Guided, Reason
 from ...sag_core.schedule import Interval
 from ...sag_core.strategies import MaskOptions
@@ -28,6 +29,7 @@ from .conds import Twins, combine, guided_branch, own_copies, sizes
 from .evaluation import Evaluation, Kept, MainPass, window_of
 from .failures import Failure, attempt
 from .layers import choose_layers, default_layer, find_layers
+from .pixels import image_range, unclamped
 from .process import levels_of, process_of
 from .reasons import Missed, reason_of, tell_some, tell_why
 from .sample import Layout
@@ -137,7 +139,8 @@ class Run:
         options["sampler_pre_cfg_function"] = [self.keep_prediction, *options.get("sampler_pre_cfg_function", [])]
         if self.patch.post_cfg not in chain:
             chain = [*chain, self.patch.post_cfg]
-        options["sampler_post_cfg_function"] = [self.guide if f == self.patch.post_cfg else f for f in chain]
+        options["sampler_post_cfg_function"] = [
+            self.keep_cfg, *(self.guide if f == self.patch.post_cfg else f for f in chain)]
 
     def watch(self, callback: Callable | None) -> Callable:
         """A sampler callback that remembers the latest clean prediction, which some samplers put out as a LATENT."""
@@ -210,23 +213,26 @@ class Run:
             return executor(model, conds, x, sigma, model_options)
         index, name = branch
         conds = [self.twins.tell_apart(cond) for cond in conds]
-        level, kept = float(sigma.max()), None
+        level, kept, limits = float(sigma.max()), None, None
         if self._wants(level):
+            # Predictions that the host puts together from windows are clamped before anybody sees them.
+            limits = image_range(model, options) if window is None else None
             kept = (Kept(x.clone(), sigma.clone(), own_copies(conds[index])) if window is None
                     else Kept(evaluation.own_x(), sigma, []))  # the rest when the host has put the windows together
         self.capture.current = seen = Pass(index, x.shape[0], sizes(conds[index], x))
         try:
-            out = executor(model, conds, x, sigma, model_options)
+            out = executor(model, conds, x, sigma, model_options if limits is None else unclamped(model_options))
         finally:
             self.capture.current = None
         if kept is not None and window is None:
-            kept = replace(kept, denoised=out[index].clone())
+            # What is clamped for others is another tensor already.
+            kept = replace(kept, denoised=out[index].clone() if limits is None else out[index], limits=limits)
         self.heard = self.heard or bool(seen.problems or seen.maps)
         for problem in seen.problems:
             self.note(problem)
         attn_map = self._combined(seen, conds[index], x, sigma)
         evaluation.add(MainPass(index, name, level, attn_map, kept, window, seen.observers))
-        return out
+        return out if limits is None else [prediction.clamp(*limits) for prediction in out]
 
     def _combined(self, seen: Pass, conds: list, x: Tensor, sigma: Tensor) -> Tensor | None:
         """The branch's map of a pass; None where it cannot be had."""
@@ -245,6 +251,13 @@ class Run:
             conds, out = args["conds"][main.index], args["conds_out"][main.index]
             self.evaluation.keep(Kept(main.kept.x, args["sigma"].clone(), own_copies(conds), out.clone()))
         return args["conds_out"]
+
+    def keep_cfg(self, args: dict) -> Tensor:
+        """Post-CFG function, before any other: the result of CFG, where guidance is clamped within it."""
+        main = None if self.evaluation is None else self._record(self.evaluation)
+        if main is not None and main.kept is not None and main.kept.limits is not None:
+            self.evaluation.cfg = args["denoised"].clone()
+        return args["denoised"]
 
     def apply_model(self, executor, x: Tensor, t: Tensor, c_concat=None, c_crossattn=None, control=None,
                     transformer_options: dict | None = None, **kwargs) -> Tensor:
@@ -284,13 +297,22 @@ class Run:
             alone = [None] * main.index + [own]
             degraded_x = self.layout.replace(kept.x, degraded)
             out = comfy.samplers.calc_cond_batch(args["model"], alone, degraded_x, kept.sigma,
-                                                 _marked(args["model_options"], main.observers))
+                                                 _marked(model_options, main.observers))
             return self.layout.picture(out[main.index])
 
+        model_options = args["model_options"] if kept.limits is None else unclamped(args["model_options"])
+        base, denoised, cfg = picture(args["denoised"]), picture(kept.denoised), self.evaluation.cfg
         step = args["model_options"].get("transformer_options", {}).get(ADM_STEP)
-        guided = attempt(lambda: self.guidance(
-            picture(args["denoised"]), picture(kept.x), picture(kept.denoised), kept.sigma, main.sigma, predict,
-            clip=None if step is None else step.clip))
+
+        def work() -> Guided | None:
+            guided = self.guidance(base, picture(kept.x), denoised, kept.sigma, main.sigma, predict,
+                                   clip=kept.limits if step is None else step.clip)
+            if guided is None or kept.limits is None:
+                return guided
+            image = clamp_guided(base, guided.denoised, denoised, base if cfg is None else picture(cfg), kept.limits)
+            return replace(guided, denoised=image)
+
+        guided = attempt(work)
         if self.guidance.overflowed:
             self.note("the extra pass gave values that are not finite (NaN), so some steps were not guided; a smaller "
                       "blur_sigma or a wider precision helps")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -21,8 +22,13 @@ _REQUIRED = ("time_embed.0.weight", "input_blocks.0.0.weight", "input_blocks.1.0
 _IMAGE_SIZE = {(1, 2, 3, 4): 64, (1, 1, 2, 3, 4): 128, (1, 1, 2, 2, 4, 4): 256, (0.5, 1, 1, 2, 2, 4, 4): 512}
 
 
-def load_classifier(path: Path) -> tuple[dict[str, Tensor], ClassifierConfig]:
+def load_classifier(path: Path, noise_schedule: str | None = None,
+                    timesteps: int | None = None) -> tuple[dict[str, Tensor], ClassifierConfig]:
     """The tensors and configuration of a classifier: .safetensors, or a .pt that is read without running code.
+
+    Args:
+        path: the file.
+        noise_schedule, timesteps: of the process it was trained on, where the user knows better; None leaves them.
 
     Raises:
         ValueError: the file is damaged, holds code, or is no such classifier; the message names it and says what it is.
@@ -31,6 +37,9 @@ def load_classifier(path: Path) -> tuple[dict[str, Tensor], ClassifierConfig]:
     try:
         own = metadata.get("adm_classifier_config")
         config = read_classifier_config(tensors) if own is None else ClassifierConfig.from_json(own)
+        given = {"noise_schedule": noise_schedule, "timesteps": timesteps}
+        encoder = replace(config.encoder, **{name: value for name, value in given.items() if value is not None})
+        config = replace(config, encoder=encoder)
         check_fit(tensors, ADMClassifier(config, device="meta").state_dict())
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error

@@ -72,7 +72,7 @@ class Transition:
     Args:
         sigma, sigma_next: noise levels; the first is finite and above 0, because steps divide by the noise and by the
             signal in x_t. A next one of 0 is the authors' t = 0, whose result is clean.
-        variance_before: the posterior's variance at the step before.
+        variance_before: of a last step, the posterior's variance at the process's step before.
     """
 
     sigma: float
@@ -133,11 +133,12 @@ _TINY = 1e-20  # of levels that repeat
 _HIGHEST = 1e30  # whose square is finite
 
 
-def transitions(sigmas: Sequence[float]) -> list[Transition]:
+def transitions(sigmas: Sequence[float], process: Sequence[float] = ()) -> list[Transition]:
     """The steps of a run.
 
     Args:
         sigmas: noise levels, one more than steps; the last may be 0.
+        process: noise levels of the respaced process, in any order, for a run that is no more than its last step.
 
     Raises:
         ValueError: they rise, one but the last is 0, or there is no signal in one.
@@ -147,8 +148,21 @@ def transitions(sigmas: Sequence[float]) -> list[Transition]:
         if not 0 <= sigma_next <= sigma <= _HIGHEST or sigma == 0:
             raise ValueError(f"the noise levels go from {sigma:g} to {sigma_next:g}; this sampler takes levels that "
                              "fall, and 0 as the last alone")
-        steps.append(Transition(sigma, sigma_next, steps[-1].posterior_variance if steps else 0.0))
+        before = _variance_before(sigma, sigmas, process) if sigma_next == 0 else 0.0
+        steps.append(Transition(sigma, sigma_next, before))
     return steps
+
+
+def _variance_before(sigma: float, *levels: Sequence[float]) -> float:
+    """The posterior's variance at the step that ends at `sigma`, from the level above it in the first list with one.
+
+    Where no list has one, nothing is noisier than `sigma`; beta then stands for both ends of a learned variance.
+    """
+    for candidates in levels:
+        above = [level for level in candidates if level > sigma * (1 + 1e-5)]
+        if above:
+            return Transition(min(above), sigma).posterior_variance
+    return Transition(sigma, 0.0).beta
 
 
 def posterior_mean(x: Tensor, denoised: Tensor, step: Transition) -> Tensor:

@@ -150,10 +150,16 @@ def gradient(x, timestep):
     return torch.cos(2 * x) - 0.3 * x
 
 
-def run(process, x, noises, clip=True, guided=False, ddim=False, eta=0.0, variance="learned"):
-    """A sampler of sag_core's functions, in the noise levels of the process."""
-    sigmas = [*(1 / process.alpha_bar - 1).sqrt().flip(0).tolist(), 0.0]
-    for step, timestep in zip(transitions(sigmas), reversed(process.kept), strict=True):
+def levels(process):
+    """Noise levels of a process, falling."""
+    return (1 / process.alpha_bar - 1).sqrt().flip(0).tolist()
+
+
+def run(process, x, noises, clip=True, guided=False, ddim=False, eta=0.0, variance="learned", steps=None):
+    """A sampler of sag_core's functions, in the noise levels of the process or the last `steps` of them."""
+    whole = levels(process)
+    taken = len(whole) if steps is None else steps
+    for step, timestep in zip(transitions([*whole[-taken:], 0.0], whole), process.kept[:taken][::-1], strict=True):
         eps, fraction = network(x, timestep)[0].chunk(2, dim=1)
         denoised = (x - math.sqrt(step.noise) * eps) / math.sqrt(step.alpha_bar)
         denoised = denoised.clamp(-1, 1) if clip else denoised
@@ -184,6 +190,33 @@ def compare(normal, schedule, respacing, guided, **method):
 @pytest.mark.parametrize("guided", [False, True], ids=["alone", "classifier"])
 def test_a_run_is_that_of_the_authors_equations(normal, schedule, respacing, method, guided):
     compare(normal, schedule, respacing, guided, **method)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("respacing", ["250", "ddim25", "3"])
+@pytest.mark.parametrize("variance", ["learned", "large", "small"])
+def test_the_end_of_a_run_is_that_of_the_authors_equations(normal, schedule, respacing, variance, steps):
+    """At the last step the logarithm of the variance is the process's of the step before, be that in the run or not."""
+    compare(normal, schedule, respacing, guided=True, variance=variance, steps=steps)
+
+
+def test_a_single_step_of_other_levels_takes_the_nearest_level_above_it():
+    (step,) = transitions([0.5, 0.0], [4.0, 1.0, 0.5, 0.1])
+    assert step.variance_before == Transition(1.0, 0.5).posterior_variance
+    (step,) = transitions([0.3, 0.0], [4.0, 1.0, 0.5, 0.1])
+    assert step.variance_before == Transition(0.5, 0.3).posterior_variance
+    assert transitions([2.0, 0.3, 0.0], [4.0, 1.0, 0.5, 0.1])[-1].variance_before == (
+        Transition(2.0, 0.3).posterior_variance)
+
+
+@pytest.mark.parametrize("sigmas", [[4.0, 0.0], [2.0, 2.0, 0.0]], ids=str)
+def test_the_variance_of_a_last_step_is_that_of_a_step_whatever_the_run(sigmas):
+    """From the noisiest level of all, and after one that repeats: neither nothing nor without bounds."""
+    step = transitions(sigmas, [4.0, 1.0])[-1]
+    variance = step.variance("learned", torch.tensor([-1.2, -1.0, 0.0, 1.0, 1.2]).double())
+    assert variance.min() > 0.1 * step.beta and variance.max() < 2 * step.beta
+    assert step.variance("large") > 0.1 * step.beta
 
 
 @pytest.mark.parametrize("guided", [False, True], ids=["alone", "classifier"])

@@ -135,6 +135,25 @@ def test_a_file_says_what_its_tensors_cannot(tmp_path):
     assert read == config and tensors["out.2.c_proj.weight"].dtype == torch.float16
 
 
+def test_the_user_knows_better_than_the_size_and_than_the_file(tmp_path):
+    """Published classifiers of 64 pixels go by cosine, others by linear; anybody's may have been trained otherwise."""
+    plain = write(tmp_path / "plain.safetensors", configuration(channel_mult=(2, 4), head_channels=64))
+    own = configuration(noise_schedule="cosine", timesteps=500)
+    said = write(tmp_path / "said.safetensors", own, metadata={"adm_classifier_config": own.to_json()})
+
+    def process(path, **given):
+        encoder = load_classifier(path, **given)[1].encoder
+        return encoder.noise_schedule, encoder.timesteps, encoder.timestep_scale
+
+    for path, schedule, timesteps in ((plain, process(plain)[0], 1000), (said, "cosine", 500)):
+        other = "linear" if schedule == "cosine" else "cosine"
+        assert process(path) == (schedule, timesteps, 1.0)
+        assert process(path, noise_schedule=other) == (other, timesteps, 1.0)
+        assert process(path, timesteps=4000) == (schedule, 4000, 1.0)
+    with pytest.raises(ValueError, match="plain.safetensors: timesteps is 0; it must be"):
+        load_classifier(plain, timesteps=0)
+
+
 def test_the_host_gets_a_pt_file_as_well(tmp_path):
     config = configuration(head_channels=64, norm_groups=32, channel_mult=(2, 4))
     torch.save(classifier(config).state_dict(), tmp_path / "a.pt")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sag_core.corrections import project, rescale
+from sag_core.corrections import clamp_guided, project, rescale
 
 CORRECTIONS = pytest.mark.parametrize("correct", [project, rescale])
 SHAPES = pytest.mark.parametrize("shape", [(2, 3, 5, 4), (2, 3, 2, 5, 4)], ids=["image", "video"])
@@ -128,3 +128,32 @@ def test_projection_of_tiny_and_huge_predictions_is_that_of_their_direction():
     direction = torch.tensor([[3.0, 4.0]])
     for length in (1e-30, 1e-22, 1e25, 1e30):
         assert_close(project(direction, torch.tensor([[length, 0.0]]), 1.0), torch.tensor([[0.0, 4.0]]))
+
+
+# -- the range of images ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("own", "cfg", "direction", "expected"), [
+    (0.2, 0.2, 0.3, 0.5),  # inside, nothing is clamped
+    (0.2, 0.2, 2.0, 1.0), (0.2, 0.2, -2.0, -1.0),
+    (3.0, 1.0, -0.5, 1.0), (3.0, 1.0, -2.5, 0.5), (-3.0, -1.0, 2.5, -0.5),  # clamped after guidance, not before
+    (3.0, 1.0, 0.0, 1.0),
+    (0.2, 0.5, 0.3, 0.8), (0.2, 0.5, 0.7, 1.0),  # with classifier-free guidance
+    (3.0, 5.0, -0.5, 5.0), (3.0, 5.0, -2.5, 4.5), (0.2, 5.0, 0.3, 5.0), (0.2, -5.0, 0.3, -4.7),
+])
+@pytest.mark.parametrize("other", [0.0, 4.0, -0.25])
+def test_guidance_is_clamped_by_hand(own, cfg, direction, expected, other):
+    """Whatever other guidance has added before is in the result as it was."""
+    own, cfg, direction = (torch.tensor([value], dtype=torch.float64) for value in (own, cfg, direction))
+    base = cfg + other
+    assert_close(clamp_guided(base, base + direction, own, cfg, (-1, 1)),
+                 torch.tensor([expected + other], dtype=torch.float64))
+
+
+def test_nothing_added_is_nothing_changed_and_images_stay_images(normal, dtype):
+    own, direction = 3 * normal(2, 3, 8, 8, dtype=dtype), 3 * normal(2, 3, 8, 8, dtype=dtype)
+    clean, cfg = own.clamp(-1, 1), 2 * normal(2, 3, 8, 8, dtype=dtype)
+    for start in (clean, cfg):
+        assert torch.equal(clamp_guided(start, start, own, start, (-1, 1)), start)
+    out = clamp_guided(clean, clean + direction, own, clean, (-1, 1))
+    assert out.dtype == dtype and out.abs().max() <= 1 and not torch.equal(out, clean)

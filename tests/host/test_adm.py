@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -97,14 +98,42 @@ def test_noise_levels_are_those_of_the_training_process(checkpoints):
 
 
 @pytest.mark.parametrize("steps", [1000, 4000])
-def test_percent_of_the_process_is_that_of_its_length(checkpoints, steps):
-    metadata = configuration(noise_schedule="cosine", timesteps=steps)
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_guidance_starts_where_the_authors_start_it(checkpoints, schedule, steps):
+    """They guide the timesteps below g (guide_start), which is 1 - g / steps of the process.
+
+    The last few levels of the cosine schedule are thousands of times the image; the host's schedulers leave them out,
+    and the process still has them. Others' levels are off by a few roundings.
+    """
+    metadata = configuration(noise_schedule=schedule, timesteps=steps)
     sampling = adm.load(checkpoints, metadata=metadata).model.get_model_object("model_sampling")
-    levels = sampling.sigmas
-    # The last few of the cosine schedule are thousands of times the image and left out.
-    assert 0.99 * steps < len(levels) < steps and 100 < levels.max() <= 160
-    below, above = levels[(len(levels) - 1) // 2], levels[len(levels) // 2 + 1]
-    assert below <= sampling.percent_to_sigma(0.5) <= above
+    if schedule == "linear":
+        beta = torch.linspace(0.1 / steps, 20 / steps, steps, dtype=torch.float64)
+    else:
+        time = (torch.arange(steps + 1, dtype=torch.float64) / steps + 0.008) / 1.008 * math.pi / 2
+        beta = (1 - time[1:].cos() ** 2 / time[:-1].cos() ** 2).clamp(max=0.999)
+    kept = torch.cumprod(1 - beta, dim=0)
+    levels = ((1 - kept) / kept).sqrt()
+    for rounding in (1 - 1e-5, 1, 1 + 1e-5):
+        guided = [int((levels * rounding <= sampling.percent_to_sigma(1 - g / steps)).sum()) for g in range(1, steps)]
+        assert guided == list(range(1, steps))
+    assert sampling.percent_to_sigma(0.0) > levels[-1] and sampling.percent_to_sigma(1.0) == 0
+    starts = [sampling.percent_to_sigma(i / 977) for i in range(978)]
+    assert starts == sorted(starts, reverse=True)
+    kept_levels = sampling.sigmas
+    assert 0.99 * steps < len(kept_levels) <= steps and 100 < kept_levels.max() <= 160
+
+
+@pytest.mark.parametrize(("respacing", "g"), [("10", 3), ("ddim20", 7), ("25", 25), ("8", 1)])
+def test_a_respaced_run_is_guided_where_the_authors_guide_it(respacing, g):
+    """They count guide_start in the steps of the respaced process, which has the last of its steps at 0."""
+    model, _ = call("SAGLoadADM", ckpt_name="shapes32 (embedded)")
+    sampler, sigmas = call("SAGADMSampler", model=model, respacing=respacing, method="ddim", eta=0.0)
+    steps = len(sigmas) - 1
+    guided, trace = guide(model, start_percent=1 - g / steps)
+    call("SamplerCustom", model=guided, add_noise=True, noise_seed=1, cfg=1.0, positive=label(-1), negative=label(-1),
+         sampler=sampler, sigmas=sigmas, latent_image={"samples": torch.zeros(1, 3, 16, 16)})
+    assert [step.guided for step in only(trace).steps] == [g > t for t in reversed(range(steps))]
 
 
 def test_the_network_gets_noise_levels_of_a_variance_preserving_process(checkpoints):

@@ -217,13 +217,16 @@ def test_other_schedulers_steps_are_sampled():
     assert out.isfinite().all() and out.abs().max() <= 1
 
 
-def test_a_run_in_two_parts_is_the_run_in_one():
-    sampler, sigmas = authors(embedded(), "ddim25")
-    whole = sample(embedded(), sampler, sigmas)
-    high, low = call("SplitSigmas", sigmas=sigmas, step=10)
-    first, _ = call("SamplerCustom", model=embedded(), add_noise=True, noise_seed=SEED, cfg=1.0, positive=label(1),
+@pytest.mark.parametrize(("respacing", "guide", "at"), [("ddim25", lambda model: model, 10), ("10", classified, 9)],
+                         ids=["in the middle", "before the last, with a classifier"])
+def test_a_run_in_two_parts_is_the_run_in_one(respacing, guide, at):
+    model = guide(embedded())
+    sampler, sigmas = authors(model, respacing)
+    whole = sample(model, sampler, sigmas)
+    high, low = call("SplitSigmas", sigmas=sigmas, step=at)
+    first, _ = call("SamplerCustom", model=model, add_noise=True, noise_seed=SEED, cfg=1.0, positive=label(1),
                     negative=label(-1), sampler=sampler, sigmas=high, latent_image={"samples": LATENT})
-    second, _ = call("SamplerCustom", model=embedded(), add_noise=False, noise_seed=SEED, cfg=1.0, positive=label(1),
+    second, _ = call("SamplerCustom", model=model, add_noise=False, noise_seed=SEED, cfg=1.0, positive=label(1),
                      negative=label(-1), sampler=sampler, sigmas=low, latent_image=first)
     assert_close(second["samples"], whole, rtol=0, atol=1e-5)
 

@@ -37,11 +37,11 @@ def weights(config) -> dict[str, torch.Tensor]:
             for name, value in ADMClassifier(config, device="meta").state_dict().items()}
 
 
-def load(folder: Path, **fields):
+def load(folder: Path, inputs=None, **fields):
     """A random classifier, written into the host's folder and loaded by the node."""
     config = configuration(**fields)
     save_file(weights(config), folder / "noisy.safetensors", {"adm_classifier_config": config.to_json()})
-    return call("SAGLoadClassifier", classifier_name="noisy.safetensors")[0]
+    return call("SAGLoadClassifier", classifier_name="noisy.safetensors", **(inputs or {}))[0]
 
 
 @pytest.fixture
@@ -110,6 +110,17 @@ def test_the_prediction_moves_along_the_gradient_of_the_noisy_sample(checkpoints
         assert expected.abs().max() > 1e-3
         shift = (now["denoised"] - was["denoised"]).double()
         assert_close(shift, expected, rtol=2e-4, atol=2e-5 * expected.abs().max())
+
+
+@pytest.mark.parametrize("fields", [{"noise_schedule": "cosine"}, {"timesteps": 4000}], ids=str)
+def test_the_process_it_was_trained_on_can_be_said(checkpoints, tiny, fields):
+    """As if the file had said so; it decides what timestep the classifier is shown."""
+    said, written, neither = load(checkpoints, inputs=fields), load(checkpoints, **fields), load(checkpoints)
+    by_input, by_file, by_default = (sample(tiny, guided(tiny.model, used)) for used in (said, written, neither))
+    assert torch.equal(by_input, by_file) and not torch.equal(by_input, by_default)
+    recognised = call("SAGLoadClassifier", classifier_name="noisy.safetensors", **fields)[1]
+    schedule, timesteps = fields.get("noise_schedule", "linear"), fields.get("timesteps", 1000)
+    assert recognised.endswith(f"{schedule} {timesteps} steps")
 
 
 def test_on_a_sampler_it_is_the_same_as_on_a_model(tiny, classifier):

@@ -90,10 +90,15 @@ CONTRACT = {
         ("num_head_channels", "INT", {"default": 0, "min": 0, **ADVANCED}),
         ("attention_order", "COMBO", {
             "default": "auto", "options": ["auto", "heads first", "q, k, v first"], **ADVANCED}),
+        ("authors_map", "BOOLEAN", {"default": False, **ADVANCED}),
     ], ["MODEL", "STRING"]),
     "SAGLowResImage": ("Low-Resolution Image", [
         ("conditioning", "CONDITIONING", {}), ("image", "IMAGE", {})], ["CONDITIONING"]),
-    "SAGLoadClassifier": ("Load Noisy Classifier", [("classifier_name", "COMBO", {})], ["SAG_CLASSIFIER", "STRING"]),
+    "SAGLoadClassifier": ("Load Noisy Classifier", [
+        ("classifier_name", "COMBO", {}),
+        ("noise_schedule", "COMBO", {"default": "auto", "options": ["auto", "linear", "cosine"], **ADVANCED}),
+        ("timesteps", "INT", {"default": 0, "min": 0, **ADVANCED}),
+    ], ["SAG_CLASSIFIER", "STRING"]),
     "SAGClassifierGuidance": ("Classifier Guidance", [
         ("classifier", "SAG_CLASSIFIER", {}), ("scale", "FLOAT", {"default": 1.0}),
         ("labels", "COMBO", {"default": "from conditioning", "options": ["from conditioning", "fixed", "random"]}),
