@@ -149,7 +149,7 @@ class Run:
             self.note("no step was guided: nothing asked for the guidance after the model was run")
         elif self.wanted and not any(step.guided for step in self.recording.steps):
             self.note("no step was guided: nowhere was there anything to blur, or it would have changed too little")
-        self.patch.trace.add(self.recording)
+        self.patch.trace.add(self.recording, self.note)
 
     def note(self, text: str) -> None:
         """Tell the user something, once a run."""
