@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import pytest
@@ -24,10 +23,9 @@ def keeping() -> Iterator[ComfyServer]:
 
 
 def quickstart(**sampler) -> dict:
-    """The quickstart with two steps; the mask is shown without the decoded images."""
+    """The quickstart with two steps, showing the mask."""
     prompt = short(queued("quickstart"))
     prompt[SAMPLER]["inputs"] |= {"steps": 2, **sampler}
-    del prompt[PREVIEW]["inputs"]["image"]
     prompt[PREVIEW]["inputs"]["style"] = "mask"
     return prompt
 
@@ -77,6 +75,5 @@ def test_a_trace_of_another_sampler_is_said_on_the_node_and_the_graph_goes_on(ke
     assert history.images(find_node(prompt, "SaveImage", filename_prefix="SAG_quickstart"))
     assert len(history.images(SHEETS)) == 2
     (text,) = said(history, PREVIEW)
-    assert text.startswith("the trace is empty: no sampler has run") and json.dumps(text)
-    progress = [data for kind, data in history.events if kind == "progress_text"]
-    assert f"SAG: {text}" in keeping.log_text() or progress
+    assert text.startswith("the trace is empty: no sampler has run")
+    assert f"SAG: {text}" in keeping.log_text()
