@@ -87,7 +87,7 @@ class SAGClassLabel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, label) -> io.NodeOutput:
+    def execute(cls, label=0) -> io.NodeOutput:
         return io.NodeOutput(class_conditioning(label))
 
 

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..sag_core.adm.diffusion import METHODS, VARIANCES, SamplerSettings
 from .host.adm_sampler import adm_sampler
-from .live import reporter
+from .live import node_id_of, reporter
 from .types import CATEGORY
 
 
@@ -61,7 +61,7 @@ class SAGADMSampler(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, model, respacing, method, eta, start_step=0, variance="auto",
+    def execute(cls, model, respacing="250", method="auto", eta=0.0, start_step=0, variance="auto",
                 clip_denoised=True) -> io.NodeOutput:
         settings = SamplerSettings(respacing, method, eta, variance, start_step, clip_denoised)
-        return io.NodeOutput(*adm_sampler(model, settings, reporter(cls.hidden.unique_id)))
+        return io.NodeOutput(*adm_sampler(model, settings, reporter(node_id_of(cls))))

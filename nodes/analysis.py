@@ -7,16 +7,19 @@ import math
 from comfy_api.latest import io
 
 from ..sag_core.analysis import Overlap, detail_gain, frequency_profile, log_spectra, on_grid, overlap
+from ..sag_core.recording import RunMissing
 from .figures import MOST, above, matching
 from .host.sample import picture_of
+from .lookup import run_of, without_run
 from .numbers import numbers
-from .pictures import token_maps
+from .pictures import blank, token_maps
 from .plots import COLOURS, Curve, curves, table
 from .sheets import to_image
 from .show import shown
 from .trace import LATENT_TOOLTIP, TRACE_TOOLTIP
 from .types import CATEGORY, Trace
 
+THRESHOLDS = "1.0, 1.3"
 THRESHOLDS_TOOLTIP = "psi: attention above which a place is attended to, 1 is the average. One or several: 1.0, 1.3"
 STEP_TOOLTIP = "A step, counted from 0, or -1 for the mean over all of them, as in the paper."
 IMAGE_TOOLTIP = "The decoded images of the run."
@@ -48,17 +51,21 @@ class SAGFrequencyAnalysis(io.ComfyNode):
             inputs=[
                 *run_inputs(),
                 io.Image.Input("image", tooltip=IMAGE_TOOLTIP),
-                io.String.Input("thresholds", default="1.0, 1.3", tooltip=THRESHOLDS_TOOLTIP),
+                io.String.Input("thresholds", default=THRESHOLDS, tooltip=THRESHOLDS_TOOLTIP),
                 step_input(),
             ],
             outputs=[io.Image.Output(display_name="plot"), io.String.Output(display_name="text"),
                      io.Float.Output(display_name="gain")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, trace, latent, image, thresholds, step=-1) -> io.NodeOutput:
+    def execute(cls, trace, latent, image, thresholds=THRESHOLDS, step=-1) -> io.NodeOutput:
         levels = levels_of(thresholds)
-        recording = trace.find(picture_of(latent["samples"]))
+        try:
+            recording = run_of(trace, latent)
+        except RunMissing as why:
+            return without_run(cls, why, blank(picture_of(latent["samples"]), image)[0], str(why), math.nan)
         maps = token_maps(recording, step, len(image))
         grid = tuple(maps.shape[1:])
         spectra = log_spectra(image[..., :3].movedim(-1, 1).cpu(), grid)
@@ -97,7 +104,7 @@ class SAGMaskOverlap(io.ComfyNode):
                 *run_inputs(),
                 io.Mask.Input("mask", tooltip="Objects: of a segmenter, or drawn by hand. One, or one for each image, "
                                               "of any size; it is compared on the layer's grid."),
-                io.String.Input("thresholds", default="1.0, 1.3", tooltip=THRESHOLDS_TOOLTIP),
+                io.String.Input("thresholds", default=THRESHOLDS, tooltip=THRESHOLDS_TOOLTIP),
                 io.Int.Input("draws", default=100, min=1, max=10_000, optional=True, advanced=True,
                              tooltip="Random masks for every image, whose mean is the baseline."),
                 io.Int.Input("seed", default=0, min=0, max=2**31 - 1, optional=True, advanced=True,
@@ -106,12 +113,16 @@ class SAGMaskOverlap(io.ComfyNode):
             ],
             outputs=[io.Image.Output(display_name="table"), io.String.Output(display_name="text"),
                      io.Float.Output(display_name="iou"), io.Float.Output(display_name="baseline")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, trace, latent, mask, thresholds, draws=100, seed=0, step=-1) -> io.NodeOutput:
+    def execute(cls, trace, latent, mask, thresholds=THRESHOLDS, draws=100, seed=0, step=-1) -> io.NodeOutput:
         levels = levels_of(thresholds)
-        recording = trace.find(picture_of(latent["samples"]))
+        try:
+            recording = run_of(trace, latent)
+        except RunMissing as why:
+            return without_run(cls, why, blank(picture_of(latent["samples"]), None)[0], str(why), math.nan, math.nan)
         maps = token_maps(recording, step)
         if mask.ndim == 3 and len(mask) > 1:
             maps = token_maps(recording, step, len(mask))

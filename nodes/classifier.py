@@ -79,7 +79,8 @@ class SAGClassifierGuidance(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, classifier, scale, labels, label, seed, model=None, sampler=None) -> io.NodeOutput:
+    def execute(cls, classifier, scale=1.0, labels=LABELS[0], label=0, seed=0, model=None,
+                sampler=None) -> io.NodeOutput:
         if (model is None) == (sampler is None):
             found = "both are" if sampler is not None else "neither is"
             raise ValueError(f"connect a model or a sampler; {found} connected, and guidance is wanted once")

@@ -14,7 +14,7 @@ from ..sag_core.guidance import SAGSettings
 from ..sag_core.render import colour
 from .host.compare import SAMPLERS, SCHEDULERS, Sampling, Series, decode
 from .host.patch import guide_model
-from .live import reporter
+from .live import node_id_of, reporter
 from .settings import check_settings, settings_inputs, settings_of
 from .sheets import labelled, scaled, tile, to_image, to_pictures
 from .show import shown
@@ -88,12 +88,12 @@ class SAGCompareGrid(io.ComfyNode):
                               projection)
 
     @classmethod
-    def execute(cls, model, positive, negative, latent_image, vae, x_setting, x_values, y_setting, y_values, seed,
-                steps, cfg, sampler_name, scheduler, denoise, difference_to=UNGUIDED, cell_size=256,
-                **inputs) -> io.NodeOutput:
+    def execute(cls, model, positive, negative, latent_image, vae, x_setting="scale", x_values="0, 0.5, 1, 2",
+                y_setting=NONE, y_values="", seed=0, steps=20, cfg=8.0, sampler_name=SAMPLERS[0],
+                scheduler=SCHEDULERS[0], denoise=1.0, difference_to=UNGUIDED, cell_size=256, **inputs) -> io.NodeOutput:
         grid = grid_of(settings_of(**inputs), x_setting, x_values, y_setting, y_values)
         sampling = Sampling(seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise)
-        latents = sample_all(model, grid.settings, sampling, difference_to == UNGUIDED, reporter(cls.hidden.unique_id))
+        latents = sample_all(model, grid.settings, sampling, difference_to == UNGUIDED, reporter(node_id_of(cls)))
         *images, reference = (decode(vae, latent) for latent in latents)
         title = f"seed {seed}, {steps} steps of {sampler_name}, cfg {cfg:g}"
         cells = grid.laid_out([_cell(image, cell_size) for image in images])

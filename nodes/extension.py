@@ -10,6 +10,7 @@ from .analysis import SAGFrequencyAnalysis, SAGMaskOverlap
 from .classifier import SAGClassifierGuidance, SAGLoadClassifier
 from .compare import SAGCompareGrid
 from .guidance import SAGGuidance, SAGRecordAttention, SAGSampler
+from .host.folder import check_folder_name
 from .options import SAGMaskOptions, SAGSchedule
 from .preset import SAGPreset
 from .study import SAGABPairs, SAGABScore
@@ -19,6 +20,9 @@ from .visualize import SAGVisualize
 
 class SAGExtension(ComfyExtension):
     """All nodes of this pack."""
+
+    async def on_load(self) -> None:
+        check_folder_name()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [SAGGuidance, SAGSampler, SAGMaskOptions, SAGSchedule, SAGPreset,

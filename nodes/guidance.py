@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from .host.patch import guide_model, record_model
 from .host.sampler import guide_sampler
-from .live import reporter, watching
+from .live import node_id_of, reporter, watching
 from .settings import check_settings, settings_inputs, settings_of
 from .types import CATEGORY, MODEL_TOOLTIP, Trace, layer_input
 
@@ -37,7 +37,7 @@ class SAGGuidance(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, **inputs) -> io.NodeOutput:
-        node = cls.hidden.unique_id
+        node = node_id_of(cls)
         return io.NodeOutput(*guide_model(model, settings_of(**inputs), reporter(node), watching(node)))
 
 
@@ -66,7 +66,7 @@ class SAGSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, sampler, **inputs) -> io.NodeOutput:
-        node = cls.hidden.unique_id
+        node = node_id_of(cls)
         return io.NodeOutput(*guide_sampler(sampler, settings_of(**inputs), reporter(node), watching(node)))
 
 
@@ -89,5 +89,5 @@ class SAGRecordAttention(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, layer="auto") -> io.NodeOutput:
-        node = cls.hidden.unique_id
+        node = node_id_of(cls)
         return io.NodeOutput(*record_model(model, layer, reporter(node), watching(node)))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from comfy_api.latest import io
 from server import PromptServer
 
 from .host.files import live_folder
@@ -68,6 +69,11 @@ class Client:
         return name
 
 
+def node_id_of(cls: type[io.ComfyNode]) -> str | None:
+    """The id of the node that runs; None where another pack calls it from Python, outside of a graph."""
+    return getattr(cls.hidden, "unique_id", None)
+
+
 def watching(node_id: str | None) -> Callable[[], Client | None]:
     """A function that says, when a run starts, who wants to see what this node does in it."""
     def audience() -> Client | None:
@@ -79,11 +85,20 @@ def watching(node_id: str | None) -> Callable[[], Client | None]:
 
 def reporter(node_id: str | None) -> Callable[[str], None]:
     """A function that shows a text on a node, to the client that queued the run; without one it does nothing."""
+    return _teller(node_id, "note")
+
+
+def instead(node_id: str | None) -> Callable[[str], None]:
+    """As `reporter`, for a text that a node shows in the place of a run."""
+    return _teller(node_id, "instead")
+
+
+def _teller(node_id: str | None, kind: str) -> Callable[[str], None]:
     def report(text: str) -> None:
         server = getattr(PromptServer, "instance", None)
         client = _client(node_id)
         if client is not None:
-            client.send("note", {"text": text})
+            client.send(kind, {"text": text})
         elif server is not None and server.client_id is not None and node_id is not None:
             server.send_progress_text(text, node_id, server.client_id)
 

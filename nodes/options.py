@@ -56,8 +56,8 @@ class SAGMaskOptions(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, strategy, threshold_as="absolute", quantile=0.5, softness=0.0, decay=0.0, seed=0, mask=None,
-                combine="intersect", clip_vision=None) -> io.NodeOutput:
+    def execute(cls, strategy="self-attention", threshold_as="absolute", quantile=0.5, softness=0.0, decay=0.0, seed=0,
+                mask=None, combine="intersect", clip_vision=None) -> io.NodeOutput:
         if mask is not None:
             mask = mask.clone()  # sampling comes later, and other nodes may edit theirs in place
         vision = Vision(clip_vision) if strategy == "DINO" and clip_vision is not None else None
@@ -117,9 +117,9 @@ class SAGSchedule(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, interval, start, end, scale_curve, scale_end=0.0, scale_list="", blur_curve="constant",
-                blur_end=0.0, blur_list="", every=1, boost=0.0, between="nothing", skip_below=0.0,
-                stop_below=0.0) -> io.NodeOutput:
+    def execute(cls, interval=INTERVALS[0], start=0.0, end=1.0, scale_curve="constant", scale_end=0.0,
+                scale_list="", blur_curve="constant", blur_end=0.0, blur_list="", every=1, boost=0.0, between="nothing",
+                skip_below=0.0, stop_below=0.0) -> io.NodeOutput:
         return io.NodeOutput(GuidanceSchedule(
             interval=Interval(start, end) if interval == "sigma" else None,
             percent=(start, end) if interval == "percent" else None,

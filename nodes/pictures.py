@@ -51,6 +51,14 @@ def picture(recording: Recording, step: int, style: str, image: Tensor | None) -
     return heatmap(values), mask[:, 0]
 
 
+def blank(samples: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A black IMAGE and an empty MASK, of the sizes that `picture` gives to a run that made these samples."""
+    images = len(samples) * samples.shape[2:-2].numel() if image is None or len(image) == 1 else len(image)
+    mask = torch.zeros(images, *(samples.shape[-2:] if image is None else image.shape[1:3]))
+    shown = _legible(mask[:, None], LEGIBLE)[:, 0] if image is None else mask
+    return shown[..., None].repeat(1, 1, 1, 3), mask
+
+
 def token_maps(recording: Recording, step: int, images: int | None = None) -> Tensor:
     """The map of a step on the layer's own grid, one for each image: [images, h, w], float32.
 

@@ -37,7 +37,7 @@ class SAGPreset(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, preset) -> io.NodeOutput:
+    def execute(cls, model, preset=AUTO) -> io.NodeOutput:
         name = preset_of(model) if preset == AUTO else preset
         chosen = PRESETS[name]
         source = f"{name}: {chosen.source}"

@@ -44,7 +44,8 @@ class SAGABPairs(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, plain, guided, filename_prefix, seed, question="Which image looks better?") -> io.NodeOutput:
+    def execute(cls, plain, guided, filename_prefix="sag_pairs", seed=0,
+                question="Which image looks better?") -> io.NodeOutput:
         if plain.shape[:3] != guided.shape[:3]:
             raise ValueError(f"plain holds {_described(plain)}, guided {_described(guided)}; every pair needs two "
                              "images of one size")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..sag_core.recording import RunMissing
 from ..sag_core.trace import AttentionTrace
 from .host.files import new_trace_path, trace_names, trace_path
 from .host.sample import picture_of
-from .live import watching
-from .pictures import STYLES, picture
+from .live import node_id_of, watching
+from .lookup import run_of, without_run
+from .pictures import STYLES, blank, picture
 from .replay import replay
 from .types import CATEGORY, Trace
 
@@ -45,10 +47,13 @@ class SAGMaskPreview(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, trace, latent, step, style, image=None) -> io.NodeOutput:
-        recording = trace.find(picture_of(latent["samples"]))
+    def execute(cls, trace, latent, step=-1, style=STYLES[0], image=None) -> io.NodeOutput:
+        try:
+            recording = run_of(trace, latent)
+        except RunMissing as why:
+            return without_run(cls, why, *blank(picture_of(latent["samples"]), image))
         shown = picture(recording, step, style, image)
-        replay(watching(cls.hidden.unique_id)(), recording, image)
+        replay(watching(node_id_of(cls))(), recording, image)
         return io.NodeOutput(*shown)
 
 
@@ -70,13 +75,17 @@ class SAGSaveTrace(io.ComfyNode):
                                 tooltip="Start of the file's name, with a folder if you like. Nothing is overwritten."),
             ],
             outputs=[],
+            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, trace, latent, filename_prefix) -> io.NodeOutput:
+    def execute(cls, trace, latent, filename_prefix="sag_trace") -> io.NodeOutput:
         path = new_trace_path(filename_prefix)
-        trace.save(path, picture_of(latent["samples"]))
+        try:
+            trace.save(path, picture_of(latent["samples"]))
+        except RunMissing as why:
+            return without_run(cls, why)
         return io.NodeOutput(ui={"text": [path.name]})
 
 

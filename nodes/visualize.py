@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..sag_core.recording import RunMissing
 from .analysis import IMAGE_TOOLTIP, run_inputs, step_input
 from .figures import STYLES, animation, film_strip, side_by_side
 from .host.sample import picture_of
+from .lookup import run_of, without_run
+from .pictures import blank
 from .show import animated, shown
 from .types import CATEGORY
 
@@ -40,11 +43,16 @@ class SAGVisualize(io.ComfyNode):
                                tooltip="Frames a second of the animation on the node."),
             ],
             outputs=[io.Image.Output()],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, trace, latent, image, style, threshold, mask=None, step=-1, frames=12, fps=4.0) -> io.NodeOutput:
-        recording = trace.find(picture_of(latent["samples"]))
+    def execute(cls, trace, latent, image, style=STYLES[0], threshold=1.0, mask=None, step=-1, frames=12,
+                fps=4.0) -> io.NodeOutput:
+        try:
+            recording = run_of(trace, latent)
+        except RunMissing as why:
+            return without_run(cls, why, blank(picture_of(latent["samples"]), image)[0])
         image = image.cpu()
         if style == "animation":
             film = animation(recording, threshold, image, frames)

@@ -1,11 +1,10 @@
-"""What was recorded while sampling: one recording per sampling run, one step per evaluation of the model."""
+"""The recordings of a model's sampling runs, found by what each run put out; safetensors in and out."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,155 +12,70 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor
 
-from .masks import attention_mask, fuse
+from .recording import Recording, RunMissing, Step, levels
+from .store import DISK, MEMORY, Store
 
+__all__ = ["AttentionTrace", "Recording", "RunMissing", "Step", "fingerprint", "levels"]
 FORMAT = "sag-trace-1"
 
 
-@dataclass(frozen=True)
-class Step:
-    """One evaluation of the model.
-
-    Args:
-        sigma: noise level.
-        attn_map: self-attention map [B, h, w] or [B, t, h, w], mean 1.
-        layer: the layer or layers it was recorded from.
-        branch: "uncond" or "cond".
-        guided: whether guidance was applied at this step.
-        mask: what was blurred, [B, H, W] or [B, T, H, W] on the sample, in `levels`; None where nothing was, or simply
-            what is above the threshold.
-    """
-
-    sigma: float
-    attn_map: Tensor
-    layer: str
-    branch: str
-    guided: bool
-    mask: Tensor | None = None
-
-    def cpu(self) -> Step:
-        """The step on the CPU."""
-        return replace(self, attn_map=self.attn_map.cpu(), mask=None if self.mask is None else self.mask.cpu())
-
-
-def levels(mask: Tensor) -> Tensor:
-    """A mask in 0..1 as a `Step` holds it: uint8, from 0 to 255."""
-    return mask.mul(255).round().to(torch.uint8)
-
-
-@dataclass
-class Recording:
-    """The steps of one sampling run.
-
-    Args:
-        size: spatial size of the sample, (H, W) or (T, H, W).
-        threshold: psi of the run, above which a token counts as attended to.
-        steps: in the order the sampler took them.
-        notes: what the user should know: fallbacks, each once.
-        plain: nothing but the threshold decides what is blurred; else the steps hold their masks.
-        results: fingerprints of the run's outputs, by which `AttentionTrace.find` knows it.
-    """
-
-    size: tuple[int, ...]
-    threshold: float = 1.0
-    steps: list[Step] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    results: set[str] = field(default_factory=set)
-    plain: bool = True
-
-    def attn_map(self, step: int = -1) -> Tensor:
-        """The map of a step, counted from 0, or the mean over all steps where -1.
-
-        Raises:
-            ValueError: nothing was recorded, or there is no such step.
-        """
-        return fuse([step.attn_map for step in self._chosen(step)])
-
-    def mask(self, step: int = -1) -> Tensor:
-        """What was blurred at a step, counted from 0, or in the mean over all steps where -1.
-
-        Where nothing but the threshold decides, the mask over all steps is that of their mean map, as in the paper.
-
-        Returns:
-            [B, 1, H, W] or [B, 1, T, H, W] in 0..1, float32.
-
-        Raises:
-            ValueError: nothing was recorded, or there is no such step.
-        """
-        if self.plain:
-            return attention_mask(self.attn_map(step).float(), self.threshold, self.size)
-        chosen = self._chosen(step)
-        total = torch.zeros(chosen[0].attn_map.shape[0], 1, *self.size)
-        for one in chosen:
-            if one.mask is not None:
-                total += one.mask[:, None].float() / 255
-        return total / len(chosen)
-
-    def _chosen(self, step: int) -> list[Step]:
-        if not self.steps:
-            raise ValueError("the trace has no steps: " + ("; ".join(self.notes) or "nothing was recorded in that run"))
-        if step >= len(self.steps) or step < -1:
-            raise ValueError(f"step is {step}; this run has steps 0 to {len(self.steps) - 1}, and -1 for all of them")
-        return self.steps if step == -1 else [self.steps[step]]
-
-
 class AttentionTrace:
-    """Recordings of a patched model: its latest runs, newest last, each with its own steps.
+    """Recordings of a patched model: its runs, newest last, each with its own steps.
 
-    A few are kept, because several samplers may share the model, and because a graph may come back to a result that
-    its host has cached.
+    All are kept, because several samplers may share the model, because a list of latents is sampled before the first
+    is looked at, and because a graph may come back to a result that its host has cached. What they take is limited in
+    bytes.
+
+    Args:
+        folder: where earlier runs go once they take too much memory; None for the system's folder of temporary files.
+        memory, disk: bytes that earlier runs may take in memory and in files.
     """
 
-    KEPT = 8
+    def __init__(self, folder: Path | None = None, memory: int = MEMORY, disk: int = DISK) -> None:
+        self._store = Store(folder, memory, disk)
 
-    def __init__(self) -> None:
-        self.recordings: list[Recording] = []
+    @property
+    def recordings(self) -> list[Recording]:
+        """The runs that are there, newest last; those in files are read."""
+        return self._store.all()
 
-    def add(self, recording: Recording) -> None:
-        """Keep a finished run; it takes the place of one with the same result."""
-        others = [other for other in self.recordings if not other.results & recording.results]
-        self.recordings = [*others, recording][-self.KEPT:]
+    def add(self, recording: Recording, note: Callable[[str], None] = lambda text: None) -> None:
+        """Keep a finished run. A result that it shares with an earlier one is its own from now on.
+
+        Args:
+            note: called once with a text for the user, where runs cannot be put into files.
+        """
+        self._store.add(recording, note)
 
     def find(self, samples: Tensor) -> Recording:
         """The recording of the run whose result these samples are.
 
         Raises:
-            ValueError: there is no such run; the message says which samples are needed.
+            RunMissing: there is no such run, or it is gone; the message says which samples are needed.
         """
-        if not self.recordings:
-            raise ValueError("the trace is empty: no sampler has run with the model this trace came with. Connect that "
+        if not self._store:
+            raise RunMissing("the trace is empty: no sampler has run with the model this trace came with. Connect that "
                              "MODEL to a sampler and the sampler's LATENT to this node")
-        wanted = fingerprint(samples)
-        for recording in self.recordings:
-            if wanted in recording.results:
-                return recording
-        raise ValueError(f"this LATENT of shape {tuple(samples.shape)} is not the result of a run in this trace. "
-                         "Connect the LATENT output of the sampler that uses the trace's MODEL, before anything "
-                         f"changes it; if it is, {self.KEPT} later runs have replaced it: sample again")
+        recording = self._store.find(fingerprint(samples))
+        if recording is None:
+            raise RunMissing(f"this LATENT of shape {tuple(samples.shape)} is not the result of a run in this trace. "
+                             "Connect the LATENT output of the sampler that uses the trace's MODEL, before anything "
+                             "changes it")
+        return recording
 
     def save(self, path: Path, samples: Tensor) -> None:
         """Write the run of these samples, and them, as safetensors. An existing file is never overwritten.
 
         Raises:
-            ValueError: no run has this result, or it has no steps.
+            RunMissing: no run has this result, or it has no steps.
             FileExistsError: the file exists.
         """
         recording = self.find(samples)
-        recording.attn_map()
+        recording.require_steps()
         if path.exists():
             raise FileExistsError(f"{path} exists; choose another name")
-        # Copies, because safetensors refuses tensors that share memory, and steps may share a map.
-        tensors = {f"steps.{i}": step.attn_map.clone(memory_format=torch.contiguous_format)
-                   for i, step in enumerate(recording.steps)}
-        tensors |= {f"masks.{i}": step.mask.clone(memory_format=torch.contiguous_format)
-                    for i, step in enumerate(recording.steps) if step.mask is not None}
-        tensors["samples"] = samples.cpu().contiguous()
-        description = {
-            "size": recording.size, "threshold": recording.threshold, "plain": recording.plain,
-            "notes": recording.notes,
-            "steps": [{"sigma": s.sigma, "layer": s.layer, "branch": s.branch, "guided": s.guided}
-                      for s in recording.steps]}
-        save_file(tensors, path, {"format": FORMAT, "recording": json.dumps(description)})
+        tensors = recording.tensors() | {"samples": samples.cpu().contiguous()}
+        save_file(tensors, path, {"format": FORMAT, "recording": recording.description()})
 
     @classmethod
     def load(cls, path: Path) -> tuple[AttentionTrace, Tensor]:
@@ -184,13 +98,9 @@ def _read(path: Path) -> tuple[Recording, Tensor]:
         metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:
             raise ValueError(f"it is safetensors, but not marked {FORMAT}")
-        description = json.loads(metadata["recording"])
         samples = file.get_tensor("samples")
-        masks = {name: file.get_tensor(name) for name in file.keys() if name.startswith("masks.")}
-        steps = [Step(attn_map=file.get_tensor(f"steps.{i}"), mask=masks.get(f"masks.{i}"), **step)
-                 for i, step in enumerate(description["steps"])]
-    recording = Recording(tuple(description["size"]), description["threshold"], steps, description["notes"],
-                          {fingerprint(samples)}, bool(description.get("plain", True)))
+        tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith(("steps.", "masks."))}
+    recording = Recording.from_parts(metadata["recording"], tensors, {fingerprint(samples)})
     # The file may come from anywhere: what is drawn later must not meet surprises.
     size = recording.size
     # Some models put out fewer channels of a larger size than they sample, or the other way round.
@@ -200,7 +110,7 @@ def _read(path: Path) -> tuple[Recording, Tensor]:
         raise ValueError(f"its size is {size}, its samples are {tuple(samples.shape)}")
     if not math.isfinite(recording.threshold):
         raise ValueError(f"its threshold is {recording.threshold}")
-    for i, step in enumerate(steps):
+    for i, step in enumerate(recording.steps):
         if not _is_map(step.attn_map, len(samples), size):
             raise ValueError(f"step {i} holds no attention map")
         if step.mask is not None and (step.mask.dtype, step.mask.shape) != (torch.uint8, (len(samples), *size)):

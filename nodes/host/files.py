@@ -43,6 +43,11 @@ def live_folder() -> Path:
     return Path(folder_paths.get_temp_directory()) / "sag_live"
 
 
+def runs_folder() -> Path:
+    """Where traces put earlier runs that take too much memory; the host empties it when it starts and ends."""
+    return Path(folder_paths.get_temp_directory()) / "sag_runs"
+
+
 def trace_names() -> list[str]:
     """Traces in the output and input folders."""
     return file_names(f"*{TRACE_SUFFIX}")

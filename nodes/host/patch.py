@@ -19,6 +19,7 @@ from comfy.patcher_extension import WrappersMP
 from ...sag_core.guidance import SAGSettings
 from ...sag_core.trace import AttentionTrace
 from ..film import Audience
+from .files import runs_folder
 from .layers import choose_layers, find_layers
 from .run import Run
 from .sample import Layout
@@ -78,7 +79,8 @@ def guide_model(model, settings: SAGSettings, report: Callable[[str], None],
     Raises:
         ValueError: the model has no such layer; the message lists those it has.
     """
-    return _patched(model, Patch(settings, settings.layer, settings.threshold, AttentionTrace(), report, audience))
+    return _patched(model, Patch(settings, settings.layer, settings.threshold, AttentionTrace(runs_folder()), report,
+                                 audience))
 
 
 def record_model(model, layer: str, report: Callable[[str], None],
@@ -88,7 +90,7 @@ def record_model(model, layer: str, report: Callable[[str], None],
     Raises:
         ValueError: the model has no such layer; the message lists those it has.
     """
-    return _patched(model, Patch(None, layer, 1.0, AttentionTrace(), report, audience))
+    return _patched(model, Patch(None, layer, 1.0, AttentionTrace(runs_folder()), report, audience))
 
 
 def _patched(model, patch: Patch):

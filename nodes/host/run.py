@@ -174,7 +174,7 @@ class Run:
         if self.guidance is None and len(self.recording.steps) < len(steps):
             self.note("the layer's attention is not finite (NaN) at some steps, which are not kept; choose another "
                       "layer, or run the model in a wider precision")
-        self.patch.trace.add(self.recording)
+        self.patch.trace.add(self.recording, self.note)
 
     def note(self, text: str) -> None:
         """Tell the user something, once a run."""

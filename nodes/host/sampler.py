@@ -12,6 +12,7 @@ import torch
 from ...sag_core.guidance import SAGSettings
 from ...sag_core.trace import AttentionTrace
 from ..film import Audience
+from .files import runs_folder
 from .patch import Patch
 from .run import Run
 from .sample import Layout
@@ -85,7 +86,7 @@ def guide_sampler(sampler, settings: SAGSettings, report: Callable[[str], None],
     if not isinstance(sampler, comfy.samplers.KSAMPLER):
         raise ValueError(f"the sampler is a {type(sampler).__name__}, which cannot be wrapped; put Self-Attention "
                          "Guidance on the model instead")
-    patch = Patch(settings, settings.layer, settings.threshold, AttentionTrace(), report, audience)
+    patch = Patch(settings, settings.layer, settings.threshold, AttentionTrace(runs_folder()), report, audience)
     return GuidedSampler(sampler, patch), patch.trace
 
 

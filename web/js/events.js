@@ -27,11 +27,18 @@ function heard({ kind, workflow, prompt, node, ...data }) {
   else if (kind === "frame") addFrame(workflow, id, data);
   else if (kind === "end") endRun(workflow, id, prompt, data);
   else if (kind === "kept" && data.file) loadRun(workflow, id, prompt, data.file);
+  else if (kind === "instead") missing(workflow, id, prompt, data.text);
   else if (kind === "note") {
     addNote(workflow, id, prompt, data.text);
     const [summary, detail] = [say("Self-Attention Guidance"), translate(data.text)];
     app.extensionManager?.toast?.add({ severity: "warn", summary, detail, life: 10000 });
   }
+}
+
+/** Why there is nothing to see of a run, beside the other runs of its prompt where there are some. */
+function missing(workflow, id, prompt, text) {
+  const others = runsOf(workflow, id).some((run) => run.prompt === prompt && run.about);
+  (others ? addNote : sayInstead)(workflow, id, prompt, text);
 }
 
 /** Why one of these nodes refused its inputs, on the node itself. */

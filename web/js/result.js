@@ -1,5 +1,6 @@
 // What a node says of its result: what was recognised, where settings come from, the name of a file, figures.
 import { everyNode, outputsOf, VIEWED } from "./graph.js";
+import { translate } from "./texts.js";
 import { addElement, grow, textHeight } from "./widget.js";
 
 const MOST_LINES = 12;
@@ -27,7 +28,7 @@ export function restoreResults(outputs) {
 const isShown = (node) => node.comfyClass?.startsWith("SAG") && !VIEWED.includes(node.comfyClass);
 
 function show(node, lines) {
-  const text = (Array.isArray(lines) ? lines : [lines]).filter((line) => typeof line === "string").join("\n").trim();
+  const text = (Array.isArray(lines) ? lines : [lines]).filter((line) => typeof line === "string").map(translate).join("\n").trim();
   if (!text && !elements.has(node)) return;
   if (!elements.has(node)) elements.set(node, attach(node));
   elements.get(node).textContent = text;
