@@ -70,8 +70,8 @@ class SAGSchedule(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         curve = ("constant; linear or cosine, from all of it at the interval's start to the factor below at its end, "
                  "by the model's timestep; or a list with a factor for every step.")
-        numbers = ("Factors for every step: 1, 0.8, 0.5, ... or a link of FLOATS or SIGMAS; of another number, they are "
-                   "spread over the steps. Only for the curve 'list'.")
+        numbers = ("Factors for every step: 1, 0.8, 0.5, ... or a link of FLOATS or SIGMAS; of another number, they "
+                   "are spread over the steps. Only for the curve 'list'.")
         return io.Schema(
             node_id="SAGSchedule",
             display_name="SAG Schedule",
