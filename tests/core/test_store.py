@@ -119,8 +119,8 @@ def test_files_go_with_the_trace(tmp_path):
 def test_files_go_with_the_process(tmp_path):
     script = ("import pathlib, sys; from tests.core.test_store import filled, files\n"
               "folder = pathlib.Path(sys.argv[1]); trace = filled(folder, 5); print(len(files(folder)))")
-    done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True,
-                          cwd=Path(__file__).parents[2])
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])  # noqa: S603
     assert done.stdout.strip() == "4" and list(tmp_path.iterdir()) == []
 
 

@@ -40,7 +40,8 @@ def by_the_server() -> set[str]:
     Raises:
         AssertionError: a text is made in a way that is not understood here.
     """
-    modules = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in [*sorted(HOST.glob("*.py")), *LIBRARY]}
+    files = [*sorted(HOST.glob("*.py")), *LIBRARY]
+    modules = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in files}
     constants = {node.targets[0].id: node.value for module in modules.values() for node in module.body
                  if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
     said = [node for name, module in modules.items() for node in _said(module, errors=name in QUOTED)]
