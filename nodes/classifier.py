@@ -9,6 +9,7 @@ from ..sag_core.adm.config import NOISE_SCHEDULES
 from .host.classifier import load_classifier_model
 from .host.classifier_guidance import LABELS, ClassifierGuidance, guide_model, guide_sampler, missing
 from .host.files import checkpoint_path, classifier_names
+from .live import node_id_of, reporter
 from .types import AUTO, CATEGORY, Classifier
 
 
@@ -76,6 +77,7 @@ class SAGClassifierGuidance(io.ComfyNode):
                                          "place."),
             ],
             outputs=[io.Model.Output(), io.Sampler.Output()],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -84,7 +86,7 @@ class SAGClassifierGuidance(io.ComfyNode):
         if (model is None) == (sampler is None):
             found = "both are" if sampler is not None else "neither is"
             raise ValueError(f"connect a model or a sampler; {found} connected, and guidance is wanted once")
-        guidance = ClassifierGuidance(classifier, scale, labels, label, seed)
+        guidance = ClassifierGuidance(classifier, scale, labels, label, seed, reporter(node_id_of(cls)))
         if sampler is None:
             return io.NodeOutput(guide_model(model, guidance), missing("sampler"))
         return io.NodeOutput(missing("model"), guide_sampler(sampler, guidance))

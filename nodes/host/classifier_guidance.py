@@ -6,9 +6,8 @@ which a run fills for itself; nothing of a run is kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import comfy.model_management
 import comfy.model_patcher
@@ -24,6 +23,8 @@ from ...sag_core.degrade import Process
 from .adm import CLASS_LABEL
 from .adm_step import ADM_STEP
 from .classifier import Classifier
+from .failures import Failure, attempt
+from .patch import tell
 from .process import process_of
 from .sampler import guider_of
 
@@ -41,6 +42,7 @@ class ClassifierGuidance:
         source: where labels come from, one of `LABELS`.
         label: the class where that is "fixed".
         seed: of the classes where they are "random", one for each sample of a batch.
+        report: called with every note for the user, once a run.
 
     Raises:
         ValueError: the classifier has no such label.
@@ -51,6 +53,7 @@ class ClassifierGuidance:
     source: str
     label: int = 0
     seed: int = 0
+    report: Callable[[str], None] = lambda text: None
 
     def __post_init__(self) -> None:
         if self.source not in LABELS:
@@ -95,22 +98,8 @@ class ClassifierGuidance:
         chain = options.get("sampler_post_cfg_function", [])
         if self.post_cfg not in chain:
             chain = [*chain, self.post_cfg]
-        own = partial(self.guide, labels)
+        own = _Run(self, labels).guide
         options["sampler_post_cfg_function"] = [own if f == self.post_cfg else f for f in chain]
-
-    def guide(self, labels: Tensor, args: dict) -> Tensor:
-        """Post-CFG function: the graph's result so far, guided; the authors' sampler is handed the gradient instead."""
-        denoised, sigma, x = args["denoised"], args["sigma"], args["input"]
-        if self.scale == 0:
-            return denoised
-        sigma = sigma.expand(x.shape[0])
-        preserving = x / (1 + sigma ** 2).sqrt().view(-1, 1, 1, 1)
-        slope = self.classifier.gradient(preserving, sigma, labels, self.scale)
-        step = args["model_options"].get("transformer_options", {}).get(ADM_STEP)
-        if step is None:
-            return guide_denoised(denoised, slope, sigma)
-        step.add_gradient(slope)
-        return denoised
 
     def _labels(self, guider, rows: int) -> Tensor:
         if self.source == "random":
@@ -124,6 +113,47 @@ class ClassifierGuidance:
         count = self.classifier.config.num_classes
         if not 0 <= label < count:
             raise ValueError(f"label is {label}; this classifier has labels 0 to {count - 1}")
+
+
+@dataclass(eq=False)
+class _Run:
+    """A run that is guided: to these labels, [B]."""
+
+    guidance: ClassifierGuidance
+    labels: Tensor
+    told: set[str] = field(default_factory=set)
+
+    def guide(self, args: dict) -> Tensor:
+        """Post-CFG function: the graph's result so far, guided; the authors' sampler is handed the gradient instead."""
+        denoised, sigma, x = args["denoised"], args["sigma"], args["input"]
+        classifier, scale = self.guidance.classifier, self.guidance.scale
+        if scale == 0:
+            return denoised
+        sigma = sigma.expand(x.shape[0])
+        preserving = x / (1 + sigma ** 2).sqrt().view(-1, 1, 1, 1)
+        slope = attempt(lambda: classifier.gradient(preserving, sigma, self.labels, scale))
+        if isinstance(slope, Failure):
+            if slope.out_of_memory:
+                self.note("the classifier ran out of memory, so it did not guide some steps; a smaller batch helps")
+            else:
+                self.note(f"the classifier failed, so it did not guide some steps: {slope.text}")
+            return denoised
+        sound = slope.isfinite().flatten(1).all(dim=1).view(-1, 1, 1, 1)
+        if not sound.all():
+            self.note("the classifier's gradient is not finite (NaN), so it did not guide some steps; a wider precision "
+                      "helps")
+            slope = torch.where(sound, slope, 0)
+        step = args["model_options"].get("transformer_options", {}).get(ADM_STEP)
+        if step is None:
+            return guide_denoised(denoised, slope, sigma)
+        step.add_gradient(slope)
+        return denoised
+
+    def note(self, text: str) -> None:
+        """Tell the user something, once a run."""
+        if text not in self.told:
+            self.told.add(text)
+            tell(self.guidance.report, text)
 
 
 def _label_of(conds: Mapping[str, list]) -> int:

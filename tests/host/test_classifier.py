@@ -331,3 +331,21 @@ def test_the_packs_classifier_steers_the_packs_model():
         return F.log_softmax(classifier.patcher.model(images, torch.zeros(8)), dim=1)[torch.arange(8), drawn].mean()
 
     assert log_p(guided(model, classifier, scale=4.0, labels="random", seed=0)) > log_p(model) + 0.5
+
+
+@pytest.mark.parametrize(("fault", "said"), [
+    (torch.cuda.OutOfMemoryError("CUDA out of memory"), "the classifier ran out of memory"),
+    (RuntimeError("no kernel for this device"), "the classifier failed, so it did not guide some steps: no kernel"),
+    (float("nan"), "the classifier's gradient is not finite")], ids=["OOM", "error", "NaN"])
+def test_a_classifier_that_goes_wrong_costs_no_generation(tiny, classifier, fault, said, monkeypatch, caplog):
+    network = classifier.patcher.model
+
+    def forward(x, *args, **kwargs):
+        if isinstance(fault, Exception):
+            raise fault
+        return type(network).forward(network, x, *args, **kwargs) * fault
+
+    monkeypatch.setattr(network, "forward", forward)
+    assert torch.equal(sample(tiny, guided(tiny.model, classifier)), sample(tiny))
+    notes = [r.getMessage() for r in caplog.records if r.getMessage().startswith("SAG: ")]
+    assert len(notes) == 1 and said in notes[0]
