@@ -371,14 +371,6 @@ def test_a_run_with_the_same_result_takes_the_place_of_the_old_one(normal):
     assert trace.recordings == [between, new]
 
 
-def test_only_the_latest_runs_are_kept(normal):
-    samples = [normal(1, 4, 8, 8) for _ in range(AttentionTrace.KEPT + 1)]
-    trace = trace_of(*[recording(x, [normal(1, 2, 2)], (8, 8)) for x in samples])
-    assert len(trace.recordings) == AttentionTrace.KEPT and trace.find(samples[1])
-    with pytest.raises(ValueError, match="sample again"):
-        trace.find(samples[0])
-
-
 @pytest.mark.parametrize("step", [3, 100, -2])
 def test_step_that_is_not_there_is_refused_by_name(normal, step):
     run = recording(torch.ones(1), [normal(1, 2, 2) for _ in range(3)], (8, 8))

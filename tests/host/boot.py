@@ -8,7 +8,8 @@ from pathlib import Path
 from benchmarks.host import import_host, load_nodes
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-# Nobody can choose what users call the folder: dots, spaces, dashes and brackets must all work.
+# Nobody can choose what users call the folder: all that is Python must work with dots, spaces, dashes and brackets.
+# What browsers miss under such a name is tested in tests/server/test_folder.py.
 FOLDER = "ComfyUI SAG-1.0 (copy)"
 EXTRAS = ("apg", "cfg", "context_windows", "custom_sampler", "differential_diffusion", "easycache",
           "edit_model", "eps", "freelunch", "fresca", "hooks", "hypertile", "mahiro", "model_advanced",

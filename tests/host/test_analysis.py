@@ -85,7 +85,6 @@ def test_the_coarse_layer_has_larger_patches():
     ({"step": 3}, "step is 3; this run has steps 0 to 2"),
     ({"image": torch.rand(3, 32, 32, 3)}, "there are 3 images; this run has 2"),
     ({"image": torch.rand(2, 16, 16, 3)}, "16 x 16 pixels cannot be cut into 16 x 16 patches"),
-    ({"latent": {"samples": torch.zeros(1, 3, 32, 32)}}, "not the result of a run"),
 ])
 def test_what_cannot_be_analysed_is_refused_by_name(one, inputs, message):
     with pytest.raises(ValueError, match=message):

@@ -83,7 +83,7 @@ def test_every_node_runs_when_called_from_python(linked, name, way, defaults):
 def test_what_is_left_out_in_python_is_what_the_graph_shows(name):
     node = NODES[name]
     parameters = inspect.signature(node.execute).parameters
-    expected = {one.id: getattr(one, "default", None) for one in node.define_schema().inputs}
+    expected = {one.id: one.as_dict().get("default") for one in node.define_schema().inputs}
     if inspect.Parameter.VAR_KEYWORD in {parameter.kind for parameter in parameters.values()}:
         settings = pack_module("settings").settings_of()
         shared = {one.id for one in pack_module("settings").settings_inputs()} - {"mask_options", "schedule"}
