@@ -140,8 +140,8 @@ class _Run:
             return denoised
         sound = slope.isfinite().flatten(1).all(dim=1).view(-1, 1, 1, 1)
         if not sound.all():
-            self.note("the classifier's gradient is not finite (NaN), so it did not guide some steps; a wider precision "
-                      "helps")
+            self.note("the classifier's gradient is not finite (NaN), so it did not guide some steps; a wider "
+                      "precision helps")
             slope = torch.where(sound, slope, 0)
         step = args["model_options"].get("transformer_options", {}).get(ADM_STEP)
         if step is None:
