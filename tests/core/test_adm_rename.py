@@ -112,7 +112,7 @@ def test_other_networks_are_not_renamed():
     ("mid.attn_1.proj_out.weight", lambda value: value[0, 0]), ("conv_out.weight", lambda value: value[:, :7]),
     ("down.0.block.0.conv1.weight", lambda value: value.to(torch.int8)), ("conv_in.weight", lambda value: value.sum()),
     ("a.b", lambda value: torch.ones(1)), ("down.7.block.0.conv1.weight", lambda value: torch.ones(1)),
-], ids=str)
+])
 def test_damaged_ones_are_refused_by_name(tmp_path, name, change):
     state = weights(*SHAPES["two blocks"])
     value = state.pop(name, None)

@@ -459,7 +459,7 @@ def test_options_at_the_ends_of_their_range_are_taken(fields):
     ({}, True), ({"seed": 3}, True), ({"combine": "unite"}, True), ({"quantile": 0.5}, False), ({"quantile": 0}, False),
     ({"softness": 0.1}, False), ({"decay": 0.5}, False), ({"own_mask": OWN}, False), ({"strategy": "global"}, False),
     ({"strategy": "random"}, False), ({"strategy": "DINO", "vision": seen}, False),
-], ids=str)
+])
 def test_only_a_threshold_on_this_steps_attention_is_plain(fields, plain):
     assert MaskOptions(**fields).is_plain is plain
 
