@@ -140,7 +140,7 @@ def test_a_damaged_archive_is_refused(painted, tmp_path, form):
     for place in range(len(whole) // 3, len(whole)):
         whole[place] ^= 0xFF
     archive.write_bytes(whole)
-    refused(archive, entries, "cannot be read as a tar archive")
+    refused(archive, entries, "cannot be read as a tar archive|are missing")  # by where the damage shows
 
 
 def test_names_that_lead_out_of_the_archive_are_ignored(painted, tmp_path):

@@ -350,7 +350,7 @@ def test_the_guiders_options_are_restored_where_the_sampler_returns_or_fails(bui
     expected = advanced(guider, sampler, tiny.latent)
     handle = tiny.model.model.diffusion_model.register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        if error is None:
+        if error is None or error is ValueError and at != 1:  # the extra pass may fail
             advanced(guider, watching(sampler, seen), tiny.latent)
         else:
             with pytest.raises(error):
@@ -360,7 +360,7 @@ def test_the_guiders_options_are_restored_where_the_sampler_returns_or_fails(bui
     (before, held_before), (after, held_after) = seen
     assert before is after and held_before == held_after
     assert hooks_on(tiny.model) == 0
-    if error is not None:
+    if error is InterruptProcessingException or error is ValueError and at == 1:
         assert len(trace.recordings) == 1
     assert torch.equal(advanced(guider, sampler, tiny.latent)[0], expected[0])
 
