@@ -10,8 +10,8 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
-from ..sag_core.guidance import SAGSettings
 from ..sag_core.render import colour
+from ..sag_core.settings import SAGSettings
 from .host.compare import SAMPLERS, SCHEDULERS, Sampling, Series, decode
 from .host.patch import guide_model
 from .live import node_id_of, reporter

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sag_core.guidance import REFERENCES, SAGSettings
 from ..sag_core.schedule import Schedule as GuidanceSchedule
+from ..sag_core.settings import REFERENCES, SAGSettings
 from ..sag_core.strategies import MaskOptions
 from .types import Mask, Schedule, layer_input
 

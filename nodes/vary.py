@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from ..sag_core.guidance import SAGSettings
+from ..sag_core.settings import SAGSettings
 from ..sag_core.strategies import STRATEGIES
 
 VARIED = ("scale", "blur_sigma", "threshold", "layer", "strategy", "blur_kernel", "start_percent", "end_percent",

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from ...sag_core.guidance import Decision, Reason
+from .reasons import Missed
 from .sample import Layout
 
 
@@ -111,10 +113,19 @@ class Evaluation:
         self.x = x
         self.closed = False
         self.main: MainPass | None = None
+        self.decision: Decision | None = None
+        """What is to happen; None until the model is run for it, and where nothing guides."""
+        self.outcome: Reason | Missed | None = Missed.NOT_ASKED
+        """Why it was not guided although that was decided; None where it was."""
         self.cfg: Tensor | None = None
         """Result of classifier-free guidance, where guidance is clamped within it."""
         self._passes: list[MainPass] = []
         self._own_x: Tensor | None = None
+
+    @property
+    def guides(self) -> bool:
+        """Whether it is to be guided."""
+        return self.decision is not None and self.decision.guides
 
     def own_x(self) -> Tensor:
         """A copy of the noisy sample, the same one for every window."""

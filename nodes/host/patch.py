@@ -16,7 +16,7 @@ import comfy.patcher_extension
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ...sag_core.guidance import SAGSettings
+from ...sag_core.settings import SAGSettings
 from ...sag_core.trace import AttentionTrace
 from ..film import Audience
 from .files import runs_folder

@@ -6,38 +6,20 @@ from collections import Counter
 from collections.abc import Callable
 from enum import Enum, auto
 
-from ...sag_core.guide import Guide, Reason
-from ...sag_core.trace import Step
-from .evaluation import MainPass
+from ...sag_core.guidance import Reason
 
 
 class Missed(Enum):
-    """Why an evaluation never came to its guidance."""
+    """Why an evaluation that was to be guided was not: reasons of the host."""
 
     NO_MAP = auto()
-    NOT_ASKED = auto()
+    NOT_ASKED = auto()  # by the guider
+    FAILED = auto()  # an error of the extra pass
 
 
 # What the user has chosen, or has been told already.
 _EXPECTED = (Reason.SCALE, Reason.OUTSIDE, Reason.LEFT_OUT, Reason.FACTOR, Reason.NO_BLUR, Reason.STOPPED,
-             Reason.FAILED, Missed.NO_MAP)
-
-
-def reason_of(guide: Guide, main: MainPass | None, step: Step | None) -> Reason | Missed | None:
-    """Returns why an evaluation that is over went without guidance; None where it was guided.
-
-    Args:
-        guide: of the run.
-        main: the evaluation's main pass.
-        step: what was recorded of it.
-    """
-    if step is not None and step.guided:
-        return None
-    if guide.settings.scale == 0:
-        return Reason.SCALE
-    if main is None or main.attn_map is None:
-        return Missed.NO_MAP
-    return guide.why_not(main.sigma) or guide.reason or Missed.NOT_ASKED
+             Reason.OVERFLOW, Missed.FAILED, Missed.NO_MAP)
 
 
 def tell_why(note: Callable[[str], None], reasons: Counter[Reason | Missed]) -> None:

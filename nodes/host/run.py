@@ -18,7 +18,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...sag_core.corrections import clamp_guided
-from ...sag_core.guide import Guide, Guided, Reason
+from ...sag_core.guidance import GuidedStep, Reason, SelfAttentionGuidance
 from ...sag_core.schedule import Interval
 from ...sag_core.strategies import MaskOptions
 from ...sag_core.trace import Recording, Step, fingerprint, levels
@@ -31,7 +31,7 @@ from .failures import Failure, attempt
 from .layers import choose_layers, default_layer, find_layers
 from .pixels import image_range, unclamped
 from .process import levels_of, process_of
-from .reasons import Missed, reason_of, tell_some, tell_why
+from .reasons import Missed, tell_some, tell_why
 from .sample import Layout
 from .view import open_view
 from .vision import looking_at
@@ -54,8 +54,6 @@ class Run:
         self.evaluation: Evaluation | None = None
         self.heard = False
         """Whether a layer ran or a problem was met, so that a run without maps has been explained."""
-        self.reason: Reason | Missed | None = None
-        """Why the latest evaluation went without guidance."""
         self.reasons: Counter[Reason | Missed] = Counter()
         self.last_denoised: Tensor | None = None
         self.twins = Twins()
@@ -75,7 +73,7 @@ class Run:
             self.note(f"{error}; {names[0]} is used instead")
         return {name: layers[name] for name in names}
 
-    def _guidance(self, sigmas: list[float]) -> Guide | None:
+    def _guidance(self, sigmas: list[float]) -> SelfAttentionGuidance | None:
         settings = self.patch.settings
         if settings is None:
             return None
@@ -87,7 +85,7 @@ class Run:
             self.note(f"{name}_list has {values} values and this run {len(sigmas) - 1} steps; they are spread over all "
                       "steps from noise to image")
         settings = replace(settings, mask=self._seeing(settings.mask))
-        return Guide(settings, process_of(sampling), interval, sigmas, levels_of(sampling))
+        return SelfAttentionGuidance(settings, process_of(sampling), interval, sigmas, levels_of(sampling))
 
     def _seeing(self, mask: MaskOptions) -> MaskOptions:
         """Mask options whose vision model can look at this model's clean predictions; without one, as they are."""
@@ -190,9 +188,11 @@ class Run:
         try:
             out = executor(x, *args, **kwargs)
             main = self._record(self.evaluation)
-            self._count(main)
+            reason = None if self.guidance is None else self._reason(self.evaluation)
+            if reason is not None:
+                self.reasons[reason] += 1
             if self.view is not None:
-                self.view.show(out, main)
+                self.view.show(out, main, reason)
         finally:
             self.evaluation = outer
         return out
@@ -214,7 +214,9 @@ class Run:
         index, name = branch
         conds = [self.twins.tell_apart(cond) for cond in conds]
         level, kept, limits = float(sigma.max()), None, None
-        if self._wants(level):
+        if evaluation.decision is None and self.guidance is not None:
+            evaluation.decision = self.guidance.decide(level)
+        if evaluation.guides:
             # Predictions that the host puts together from windows are clamped before anybody sees them.
             limits = image_range(model, options) if window is None else None
             kept = (Kept(x.clone(), sigma.clone(), own_copies(conds[index])) if window is None
@@ -275,17 +277,19 @@ class Run:
     def guide(self, args: dict) -> Tensor:
         """Post-CFG function: the graph's result so far, guided."""
         main = None if self.evaluation is None else self._record(self.evaluation)
-        if main is None or main.attn_map is None or main.kept is None or not self._wants(main.sigma):
+        if main is None or main.attn_map is None or main.kept is None:
             return args["denoised"]
         guided = self._guided(args, main)
-        if guided is None:
+        if not isinstance(guided, GuidedStep):
+            self.evaluation.outcome = guided
             return args["denoised"]
+        self.evaluation.outcome = None
         mask = None if guided.mask is None or self.recording.plain else levels(guided.mask[:, 0])
         self.recording.steps[-1] = replace(self.recording.steps[-1], guided=True, mask=mask)
         return self.layout.replace(args["denoised"], guided.denoised)
 
-    def _guided(self, args: dict, main: MainPass) -> Guided | None:
-        """The guided evaluation; None where there is nothing to guide, or where that fails, which the user is told."""
+    def _guided(self, args: dict, main: MainPass) -> GuidedStep | Reason | Missed:
+        """The guided evaluation, or why there is none; what went wrong the user is told."""
         picture, kept = self.layout.picture, main.kept
         if kept.denoised is None:  # windows, under a guider that asks no pre-CFG function
             kept = Kept(kept.x, args["sigma"], args[main.name], args[f"{main.name}_denoised"])
@@ -304,16 +308,16 @@ class Run:
         base, denoised, cfg = picture(args["denoised"]), picture(kept.denoised), self.evaluation.cfg
         step = args["model_options"].get("transformer_options", {}).get(ADM_STEP)
 
-        def work() -> Guided | None:
-            guided = self.guidance(base, picture(kept.x), denoised, kept.sigma, main.sigma, predict,
+        def work() -> GuidedStep | Reason:
+            guided = self.guidance(self.evaluation.decision, base, picture(kept.x), denoised, kept.sigma, predict,
                                    clip=kept.limits if step is None else step.clip)
-            if guided is None or kept.limits is None:
+            if not isinstance(guided, GuidedStep) or kept.limits is None:
                 return guided
             image = clamp_guided(base, guided.denoised, denoised, base if cfg is None else picture(cfg), kept.limits)
             return replace(guided, denoised=image)
 
         guided = attempt(work)
-        if self.guidance.overflowed:
+        if guided is Reason.OVERFLOW or isinstance(guided, GuidedStep) and guided.overflowed:
             self.note("the extra pass gave values that are not finite (NaN), so some steps were not guided; a smaller "
                       "blur_sigma or a wider precision helps")
         if not isinstance(guided, Failure):
@@ -322,7 +326,7 @@ class Run:
             self.note("the extra pass ran out of memory, so some steps were not guided; a smaller image or batch helps")
         else:
             self.note(f"the extra pass failed, so some steps were not guided: {guided.text}")
-        return None
+        return Missed.FAILED
 
     def _record(self, evaluation: Evaluation) -> MainPass | None:
         """The evaluation's main pass, its step added to the trace when it is first asked for."""
@@ -331,28 +335,23 @@ class Run:
         main = evaluation.close(self.layout)
         if main is None:
             return None
-        wanted = self._wants(main.sigma)
         if main.attn_map is not None:
             step = Step(main.sigma, main.attn_map.float(), self.label, main.name, guided=False)
             self.recording.steps.append(step)
             if self.guidance is not None:
                 self.guidance.observe(main.attn_map.float())
-        elif wanted:
+        elif evaluation.guides:
             self.note("some steps gave no attention map and were not guided")
         return main
 
-    def _count(self, main: MainPass | None) -> None:
-        """Count why an evaluation that is over went without guidance."""
-        if self.guidance is None:
-            return
-        # A step is recorded of every map, so the latest one is this evaluation's.
-        step = self.recording.steps[-1] if main is not None and main.attn_map is not None else None
-        self.reason = reason_of(self.guidance, main, step)
-        if self.reason is not None:
-            self.reasons[self.reason] += 1
-
-    def _wants(self, level: float) -> bool:
-        return self.guidance is not None and self.guidance.plan(level) is not None
+    def _reason(self, evaluation: Evaluation) -> Reason | Missed | None:
+        """Why an evaluation that is over went without guidance; None where it was guided."""
+        decision, main = evaluation.decision, evaluation.main
+        if self.guidance.settings.scale == 0:
+            return Reason.SCALE
+        if main is None or main.attn_map is None:
+            return Missed.NO_MAP
+        return decision.reason if not decision.guides else evaluation.outcome
 
 
 def _marked(model_options: dict, observers: Mapping[object, Tensor]) -> dict:

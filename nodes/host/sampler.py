@@ -9,7 +9,7 @@ import comfy.model_patcher
 import comfy.samplers
 import torch
 
-from ...sag_core.guidance import SAGSettings
+from ...sag_core.settings import SAGSettings
 from ...sag_core.trace import AttentionTrace
 from ..film import Audience
 from .files import runs_folder

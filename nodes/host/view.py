@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ...sag_core.guide import Reason
+from ...sag_core.guidance import Reason
 from ...sag_core.trace import Step
 from ..film import Film
 from ..frames import shrink, take, thin
@@ -17,6 +17,17 @@ from .vision import to_rgb
 
 if TYPE_CHECKING:
     from .run import Run
+
+WORDS = {
+    Reason.SCALE: "scale is 0", Reason.OUTSIDE: "outside the interval", Reason.LEFT_OUT: "left out by the schedule",
+    Reason.FACTOR: "the schedule's factor is 0", Reason.NO_BLUR: "blur_sigma is 0",
+    Reason.STOPPED: "ended by stop_below", Reason.ATTENTION: "attention not finite",
+    Reason.PREDICTION: "prediction not finite", Reason.NO_MASK: "nothing to blur",
+    Reason.SKIPPED: "changes less than skip_below", Reason.OVERFLOW: "the extra pass failed",
+    Missed.FAILED: "the extra pass failed", Missed.NO_MAP: "no attention map",
+    Missed.NOT_ASKED: "nothing asked for guidance",
+}
+"""Why an evaluation was not guided, in a few words."""
 
 # What a run may be slowed by: a part of the time it has taken so far, and seconds for what a short run needs.
 SHARE, ALLOWANCE = 0.01, 0.05
@@ -38,13 +49,19 @@ class View:
         self._why: dict[str, int] = {}
         self._started, self._spent = time.perf_counter(), 0.0
 
-    def show(self, denoised: Tensor, main: MainPass | None) -> None:
-        """An evaluation of the model that is over, with the guider's clean prediction."""
+    def show(self, denoised: Tensor, main: MainPass | None, reason: Reason | Missed | None) -> None:
+        """Show an evaluation that is over.
+
+        Args:
+            denoised: the guider's clean prediction.
+            main: the evaluation's main pass.
+            reason: why it was not guided; None where it was, or where nothing guides.
+        """
         if self.film is None:
             return
         start = time.thread_time()
         try:
-            self._show(denoised, main)
+            self._show(denoised, main, reason)
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             self.run.note(f"the live view stopped: {type(error).__name__}: {error}; sampling goes on")
             self.close("stopped")
@@ -57,11 +74,11 @@ class View:
                              "why": self._why, "notes": self.run.recording.notes})
         self.film = None
 
-    def _show(self, denoised: Tensor, main: MainPass | None) -> None:
+    def _show(self, denoised: Tensor, main: MainPass | None, reason: Reason | Missed | None) -> None:
         steps = self.run.recording.steps
         step = steps[-1] if len(steps) > self._steps else None
         guides = self.run.guidance is not None
-        why = _why(self.run) if guides else ""
+        why = WORDS.get(reason, "")
         if guides:
             guided = step is not None and step.guided
             self._guided, self._skipped = self._guided + guided, self._skipped + (not guided)
@@ -111,16 +128,3 @@ def _planes(run: Run, step: Step) -> tuple[Tensor, Tensor | None]:
 def _middle(frames: Tensor, dim: int) -> Tensor:
     """The middle one of a video's frames; an image as it is."""
     return frames.select(dim, frames.shape[dim] // 2) if frames.ndim == dim + 3 else frames
-
-
-def _why(run: Run) -> str:
-    """Why the latest evaluation went without guidance, in a few words; empty where it was guided."""
-    return {
-        Reason.SCALE: "scale is 0", Reason.OUTSIDE: "outside the interval",
-        Reason.LEFT_OUT: "left out by the schedule", Reason.FACTOR: "the schedule's factor is 0",
-        Reason.NO_BLUR: "blur_sigma is 0", Reason.STOPPED: "ended by stop_below",
-        Reason.ATTENTION: "attention not finite", Reason.PREDICTION: "prediction not finite",
-        Reason.NO_MASK: "nothing to blur", Reason.SKIPPED: "changes less than skip_below",
-        Reason.FAILED: "the extra pass failed", Missed.NO_MAP: "no attention map",
-        Missed.NOT_ASKED: "nothing asked for guidance",
-    }.get(run.reason, "")

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from sag_core.degrade import Process
-from sag_core.guidance import SAGSettings, sag_update, self_attention_guidance
+from sag_core.guidance import sag_direction, self_attention_guidance
 from sag_core.schedule import Interval
+from sag_core.settings import SAGSettings
 
 VE, FM, VP = Process.VARIANCE_EXPLODING, Process.FLOW_MATCHING, Process.VARIANCE_PRESERVING
 
@@ -79,8 +80,9 @@ def sample(normal):
 
 def step(x, attn_map, sigma, settings, process=VE, model=MODELS["eps, variance exploding"][1], base=None):
     denoised, noise_level = model(x, sigma), torch.tensor(sigma, dtype=torch.float64)
-    return self_attention_guidance(denoised if base is None else base, x, denoised, attn_map, noise_level,
-                                   lambda at: model(at, sigma), settings, process)
+    return self_attention_guidance(
+        denoised if base is None else base, x, denoised, attn_map, noise_level, lambda at: model(at, sigma),
+        settings.scale, settings.threshold, settings.blur_sigma, blur_kernel=settings.blur_kernel, process=process)
 
 
 @pytest.mark.parametrize("scale", [0.5, 2.0, -0.3])
@@ -93,9 +95,24 @@ def test_x0_update_is_the_papers_update_of_eps(sample, process, model, sigma, sc
     assert_close(guided, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_update_by_hand():
-    base, degraded, again = torch.tensor([1.0]), torch.tensor([3.0]), torch.tensor([2.5])
-    assert sag_update(base, degraded, again, 2.0).item() == 2.0
+def test_direction_by_hand():
+    """[0, 0, 4, 0] blurred by 1/4, 1/2, 1/4 where it is 4 becomes 2 there; shown 2 less, the model answers 1 less."""
+    denoised, mask = torch.tensor([[[[0.0, 0.0, 4.0, 0.0]]]]), torch.tensor([[[[0.0, 0.0, 1.0, 0.0]]]])
+    quarter = math.sqrt(0.5 / math.log(2))
+    asked = []
+
+    def predict(x):
+        asked.append(x)
+        return denoised - (denoised + 7 - x) / 2
+
+    direction = sag_direction(denoised + 7, denoised, mask, torch.tensor(1.0), predict, quarter, 3)
+    assert_close(asked[0], torch.tensor([[[[7.0, 7.0, 9.0, 7.0]]]]))
+    assert_close(direction, torch.tensor([[[[0.0, 0.0, -1.0, 0.0]]]]))
+
+
+def test_where_blurring_changes_too_little_the_model_is_not_asked():
+    x = torch.ones(1, 1, 4, 4)
+    assert sag_direction(x, x, x, torch.tensor(1.0), pytest.fail, 1.0, least_change=0.01) is None
 
 
 def test_scale_zero_is_the_identity_bit_for_bit(sample):
@@ -140,7 +157,7 @@ def test_model_is_asked_once_about_the_degraded_sample(sample):
         return at
 
     denoised = 0.5 * x
-    self_attention_guidance(denoised, x, denoised, attn_map, torch.tensor(1.0), predict, SAGSettings())
+    self_attention_guidance(denoised, x, denoised, attn_map, torch.tensor(1.0), predict)
     assert len(asked) == 1
     # Unmasked pixels come as they were; masked ones do not.
     kept = (attn_map <= 1).repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].expand_as(x)

@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from benchmarks.host import pack_module
 from tests.host.boot import CHECKOUT
 
 SCRIPTS = sorted((CHECKOUT / "web" / "js").glob("*.js"))
@@ -47,9 +48,7 @@ def by_the_server() -> set[str]:
     said = [node for name, module in modules.items() for node in _said(module, errors=name in QUOTED)]
     said = [constants.get(node.id, node) if isinstance(node, ast.Name) else node for node in said]
     texts = {_text(node) for node in said if not (isinstance(node, ast.Name) and node.id in HANDED_ON)}
-    (why,) = (node for node in modules["view.py"].body if isinstance(node, ast.FunctionDef) and node.name == "_why")
-    reasons = {part.value for node in ast.walk(why) if isinstance(node, ast.Return)
-               for part in ast.walk(node) if isinstance(part, ast.Constant)}
+    reasons = set(pack_module("host.view").WORDS.values())
     assert texts and reasons
     return (texts | reasons) - {""}
 

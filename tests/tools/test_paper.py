@@ -12,7 +12,7 @@ from benchmarks.paper.page import claims, percent, rows, shown
 from benchmarks.paper.score import HIGHER_IS_BETTER, Score, Verdict, accuracy, decide, improvement, judge
 from benchmarks.paper.tables import BASE, SEEDS, TABLES, TUNING, TUNING_SEEDS, Claim, Table
 from benchmarks.paper.ways import Way
-from sag_core.guidance import SAGSettings
+from sag_core.settings import SAGSettings
 from sag_core.strategies import STRATEGIES
 
 BOOTSTRAP = Bootstrap(10, 4)

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from sag_core.degrade import Process
-from sag_core.guidance import SAGSettings, self_attention_guidance
-from sag_core.guide import Guide, Reason
+from sag_core.guidance import GuidedStep, Reason, SelfAttentionGuidance, self_attention_guidance
 from sag_core.schedule import Curve, Economy, Interval, Schedule
+from sag_core.settings import SAGSettings
 from sag_core.strategies import MaskOptions
 
 EVERYWHERE = Interval(math.inf, 0.0)
@@ -40,13 +40,27 @@ def evaluations(normal, shape=(2, 3, 8, 12), grid=(4, 6), dtype=torch.float64, l
         yield level, x, network(x), normal(*shape, dtype=dtype), normal(shape[0], *grid, dtype=torch.float32).exp()
 
 
+def papers_step(base, x, denoised, attn_map, sigma, network, settings=None, process=Process.VARIANCE_EXPLODING, **clip):
+    """The step with a run's settings."""
+    s = settings or SAGSettings()
+    return self_attention_guidance(base, x, denoised, attn_map, sigma, network, s.scale, s.threshold, s.blur_sigma,
+                                   blur_kernel=s.blur_kernel, process=process, **clip)
+
+
+def step(guidance, base, x, denoised, level, network, **clip):
+    """An evaluation of a run."""
+    sigma = torch.tensor(level).expand(len(x))
+    return guidance(guidance.decide(level), base, x, denoised, sigma, network, **clip)
+
+
 def follow(settings, asked, process=Process.VARIANCE_EXPLODING, interval=EVERYWHERE, sigmas=SIGMAS):
     """The results of a run, None where it is left alone, and how often each evaluation asked the network again."""
-    guide, results, calls = Guide(settings, process, interval, sigmas), [], []
+    guidance, results, calls = SelfAttentionGuidance(settings, process, interval, sigmas), [], []
     for level, x, denoised, base, attn_map in asked:
         network = Network()
-        guide.observe(attn_map)
-        results.append(guide(base, x, denoised, torch.full((len(x),), level), level, network))
+        guidance.observe(attn_map)
+        guided = step(guidance, base, x, denoised, level, network)
+        results.append(guided if isinstance(guided, GuidedStep) else None)
         calls.append(len(network.seen))
     return results, calls
 
@@ -63,7 +77,7 @@ def test_default_is_the_papers_step_at_every_evaluation_bit_for_bit(normal, sett
     results, calls = follow(settings, asked, process, sigmas=[sigma / 9 for sigma in SIGMAS])
     for guided, (level, x, denoised, base, attn_map) in zip(results, asked, strict=True):
         sigma = torch.full((2,), level)
-        expected = self_attention_guidance(base, x, denoised, attn_map, sigma, Network(), settings, process)
+        expected = papers_step(base, x, denoised, attn_map, sigma, Network(), settings, process)
         assert torch.equal(guided.denoised, expected)
         masked = (attn_map > settings.threshold).repeat_interleave(2, 1).repeat_interleave(2, 2)[:, None]
         assert torch.equal(guided.mask, masked.float())
@@ -74,7 +88,7 @@ def test_default_of_a_video_is_the_papers_step_bit_for_bit(normal):
     asked = list(evaluations(normal, (2, 3, 4, 8, 12), (4, 2, 3)))
     results, _ = follow(SAGSettings(), asked)
     for guided, (level, x, denoised, base, attn_map) in zip(results, asked, strict=True):
-        expected = self_attention_guidance(base, x, denoised, attn_map, torch.tensor(level), Network(), SAGSettings())
+        expected = papers_step(base, x, denoised, attn_map, torch.tensor(level), Network())
         assert torch.equal(guided.denoised, expected)
         assert guided.mask.shape == (2, 1, 4, 8, 12)
 
@@ -84,7 +98,7 @@ def test_evaluations_between_steps_are_guided_at_their_own_noise_level(normal):
     results, calls = follow(SAGSettings(), asked)
     assert calls == [1] * 5
     level, x, denoised, base, attn_map = asked[1]
-    expected = self_attention_guidance(base, x, denoised, attn_map, torch.tensor(level), Network(), SAGSettings())
+    expected = papers_step(base, x, denoised, attn_map, torch.tensor(level), Network())
     assert torch.equal(results[1].denoised, expected)
 
 
@@ -92,16 +106,16 @@ def test_what_is_degraded_is_clamped_and_the_noise_stays_the_models_own(normal):
     """The authors' order: eps from the prediction as it is, x0 clamped, blurred, and noised with that eps."""
     ((level, x, denoised, base, attn_map),) = evaluations(normal, levels=[4.0])
     denoised, sigma, network = 3 * denoised, torch.full((2,), 4.0), Network()
-    expected = self_attention_guidance(base, x, denoised, attn_map, sigma, network, SAGSettings(), clip=(-1, 1))
+    expected = papers_step(base, x, denoised, attn_map, sigma, network, clip=(-1, 1))
     eps = (x - denoised) / level
     mask = (attn_map > 1).repeat_interleave(2, 1).repeat_interleave(2, 2)[:, None]
     degraded = torch.where(mask, blurred(denoised.clamp(-1, 1), 2.0), denoised.clamp(-1, 1))
     assert_close(network.seen[0], degraded + level * eps)
     assert_close(expected, base + 0.5 * (degraded - Network()(degraded + level * eps)))
-    guide = Guide(SAGSettings(), Process.VARIANCE_EXPLODING, EVERYWHERE, SIGMAS)
-    guide.observe(attn_map)
-    assert torch.equal(guide(base, x, denoised, sigma, level, Network(), clip=(-1, 1)).denoised, expected)
-    assert not torch.allclose(guide(base, x, denoised, sigma, level, Network()).denoised, expected)
+    guidance = SelfAttentionGuidance(SAGSettings(), Process.VARIANCE_EXPLODING, EVERYWHERE, SIGMAS)
+    guidance.observe(attn_map)
+    assert torch.equal(step(guidance, base, x, denoised, level, Network(), clip=(-1, 1)).denoised, expected)
+    assert not torch.allclose(step(guidance, base, x, denoised, level, Network()).denoised, expected)
 
 
 # -- what goes beyond it, restated -----------------------------------------------------------------------------------
@@ -248,11 +262,11 @@ def test_running_average_knows_of_the_steps_that_are_not_guided():
 
 def test_running_average_starts_again_where_the_grid_changes():
     """Nodes that shrink the first steps give them smaller grids."""
-    guide = Guide(settings_of(decay=0.9), Process.VARIANCE_EXPLODING, EVERYWHERE, SIGMAS)
+    guidance = SelfAttentionGuidance(settings_of(decay=0.9), Process.VARIANCE_EXPLODING, EVERYWHERE, SIGMAS)
     x = torch.rand(1, 2, 2, 4)
-    guide.observe(torch.tensor([[[2.0, 0.0]]]))
-    guide.observe(torch.tensor([[[0.0, 0.0, 2.0, 2.0]]]))
-    assert guide(x, x, x, torch.tensor(4.0), 4.0, Network()).mask[0, 0].tolist() == [[0, 0, 1, 1]] * 2
+    guidance.observe(torch.tensor([[[2.0, 0.0]]]))
+    guidance.observe(torch.tensor([[[0.0, 0.0, 2.0, 2.0]]]))
+    assert step(guidance, x, x, x, 4.0, Network()).mask[0, 0].tolist() == [[0, 0, 1, 1]] * 2
 
 
 @pytest.mark.parametrize("strategy", ["random", "square"])
@@ -281,11 +295,11 @@ def test_mask_is_what_was_blurred(normal):
     for options in (MaskOptions("inverse", softness=0.5, own_mask=own), MaskOptions(own_mask=own, combine="replace"),
                     MaskOptions("square", own_mask=own, combine="unite"), MaskOptions("high-frequency")):
         settings = SAGSettings(mask=options)
-        guide = Guide(settings, Process.VARIANCE_EXPLODING, EVERYWHERE, SIGMAS)
+        guidance = SelfAttentionGuidance(settings, Process.VARIANCE_EXPLODING, EVERYWHERE, SIGMAS)
         for level, x, denoised, base, attn_map in asked:
             network = Network()
-            guide.observe(attn_map)
-            guided = guide(base, x, denoised, torch.tensor(level), level, network)
+            guidance.observe(attn_map)
+            guided = step(guidance, base, x, denoised, level, network)
             expected = x + guided.mask.double() * (blurred(denoised, 2.0) - denoised)
             assert_close(network.seen[0], expected, rtol=1e-9, atol=1e-9)
 
@@ -316,8 +330,8 @@ def test_network_is_asked_exactly_where_the_schedule_says(normal, schedule, inte
 
 
 def planned(settings, interval=EVERYWHERE, levels=LEVELS):
-    guide = Guide(settings, Process.VARIANCE_EXPLODING, interval, SIGMAS)
-    return [guide.plan(level) is not None for level in levels]
+    guidance = SelfAttentionGuidance(settings, Process.VARIANCE_EXPLODING, interval, SIGMAS)
+    return [guidance.decide(level).guides for level in levels]
 
 
 def test_nothing_is_planned_where_guidance_is_off():
@@ -361,7 +375,8 @@ NOISE, OF_THE_GRAPH = 16.0, 2 * LINE_OF_4  # what the sample and the graph's own
 def line(economy, answers, scale=1.0, levels=LEVELS, **fields):
     """A run over that line, in which the network answers so much less than it was shown: added values, and calls."""
     settings = SAGSettings(scale, QUARTER, blur_kernel=3, schedule=Schedule(economy=economy), **fields)
-    guide, added, calls = Guide(settings, Process.VARIANCE_EXPLODING, EVERYWHERE, SIGMAS), [], 0
+    guidance = SelfAttentionGuidance(settings, Process.VARIANCE_EXPLODING, EVERYWHERE, SIGMAS)
+    added, calls = [], 0
 
     for level, answer in zip(levels, answers, strict=True):
         def predict(degraded_x, answer=answer):
@@ -369,9 +384,10 @@ def line(economy, answers, scale=1.0, levels=LEVELS, **fields):
             calls += 1
             return degraded_x - NOISE - answer
 
-        guide.observe(ALL)
-        guided = guide(OF_THE_GRAPH, LINE_OF_4 + NOISE, LINE_OF_4, torch.tensor(level), level, predict)
-        added.append(None if guided is None else (guided.denoised - OF_THE_GRAPH).flatten()[0].item())
+        guidance.observe(ALL)
+        guided = step(guidance, OF_THE_GRAPH, LINE_OF_4 + NOISE, LINE_OF_4, level, predict)
+        guided = guided.denoised if isinstance(guided, GuidedStep) else None
+        added.append(None if guided is None else (guided - OF_THE_GRAPH).flatten()[0].item())
     return added, calls
 
 
@@ -453,10 +469,10 @@ def test_what_is_not_finite_is_no_map_and_no_prediction(normal, options, spoil, 
     assert [guided is not None for guided in results] == [False, True, False, True, True]
     assert calls == [0, 1, 0, 1, 1]
     assert all(guided is None or guided.denoised.isfinite().all() for guided in results)
-    guide = Guide(settings, Process.VARIANCE_EXPLODING, EVERYWHERE, SIGMAS)
+    guidance = SelfAttentionGuidance(settings, Process.VARIANCE_EXPLODING, EVERYWHERE, SIGMAS)
     for level, x, denoised, base, attn_map in spoiled(normal, **{spoil: True}):
-        guide.observe(attn_map)
-        assert guide(base, x, denoised, torch.tensor(level), level, Network()) is None and guide.reason is reason
+        guidance.observe(attn_map)
+        assert step(guidance, base, x, denoised, level, Network()) is reason
 
 
 @pytest.mark.parametrize("options", STRATEGIES.values(), ids=STRATEGIES)
@@ -479,36 +495,43 @@ REASONS = {
 
 @pytest.mark.parametrize(("settings", "interval", "reason"), REASONS.values(), ids=REASONS)
 def test_a_step_that_is_left_alone_has_its_reason(normal, settings, interval, reason):
-    guide = Guide(settings, Process.VARIANCE_EXPLODING, interval, SIGMAS)
+    guidance = SelfAttentionGuidance(settings, Process.VARIANCE_EXPLODING, interval, SIGMAS)
     for level, x, denoised, base, attn_map in evaluations(normal):
-        guide.observe(attn_map)
-        assert guide(base, x, denoised, torch.tensor(level), level, Network()) is None
-        assert guide.reason is reason and guide.why_not(level) in (reason, None)
+        guidance.observe(attn_map)
+        assert guidance.decide(level).reason in (reason, None)
+        assert step(guidance, base, x, denoised, level, Network()) is reason
 
 
 def test_reasons_within_a_run(normal):
     stopping = settings_of(economy=Economy(2, stop_below=1e6))
-    guide = Guide(stopping, Process.VARIANCE_EXPLODING, Interval(4.0, 0.0), SIGMAS)
+    guidance = SelfAttentionGuidance(stopping, Process.VARIANCE_EXPLODING, Interval(4.0, 0.0), SIGMAS)
     reasons = []
     for level, x, denoised, base, attn_map in evaluations(normal):
-        guide.observe(attn_map)
-        reasons.append(guide.why_not(level))
-        guide(base, x, denoised, torch.tensor(level), level, Network())
+        guidance.observe(attn_map)
+        reasons.append(guidance.decide(level).reason)
+        step(guidance, base, x, denoised, level, Network())
     assert reasons == [Reason.OUTSIDE, None, Reason.STOPPED, Reason.STOPPED, Reason.STOPPED]
-    guide = Guide(settings_of(economy=Economy(2)), Process.VARIANCE_EXPLODING, EVERYWHERE, SIGMAS)
-    assert [guide.why_not(level) for level in LEVELS] == [None, Reason.LEFT_OUT] * 2 + [None]
+    guidance = SelfAttentionGuidance(settings_of(economy=Economy(2)), Process.VARIANCE_EXPLODING, EVERYWHERE, SIGMAS)
+    assert [guidance.decide(level).reason for level in LEVELS] == [None, Reason.LEFT_OUT] * 2 + [None]
 
 
-def test_a_pass_that_fails_leaves_its_reason(normal):
-    def fail(x):
-        raise RuntimeError("no memory")
+def test_an_extra_pass_that_overflows_leaves_its_images_alone(normal):
+    def overflow(rows):
+        def predict(x):
+            x = x.clone()
+            x[rows] = math.nan
+            return x
 
-    guide = Guide(SAGSettings(), Process.VARIANCE_EXPLODING, EVERYWHERE, SIGMAS)
+        return predict
+
+    guidance = SelfAttentionGuidance(SAGSettings(), Process.VARIANCE_EXPLODING, EVERYWHERE, SIGMAS)
     level, x, denoised, base, attn_map = next(evaluations(normal))
-    guide.observe(attn_map)
-    with pytest.raises(RuntimeError):
-        guide(base, x, denoised, torch.tensor(level), level, fail)
-    assert guide.reason is Reason.FAILED
+    guidance.observe(attn_map)
+    assert step(guidance, base, x, denoised, level, overflow(slice(None))) is Reason.OVERFLOW
+    guided = step(guidance, base, x, denoised, level, overflow(0))
+    assert guided.overflowed and torch.equal(guided.denoised[0], base[0])
+    whole = step(guidance, base, x, denoised, level, lambda x: x)
+    assert not whole.overflowed and torch.equal(guided.denoised[1], whole.denoised[1])
 
 
 # -- refused before sampling -----------------------------------------------------------------------------------------
