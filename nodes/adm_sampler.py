@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..sag_core.adm.diffusion import METHODS, VARIANCES, SamplerSettings
 from .host.adm_sampler import adm_sampler
-from .live import node_id_of, reporter
+from .host.server import node_id_of, reporter
 from .types import CATEGORY
 
 

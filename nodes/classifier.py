@@ -9,7 +9,7 @@ from ..sag_core.adm.config import NOISE_SCHEDULES
 from .host.classifier import load_classifier_model
 from .host.classifier_guidance import LABELS, ClassifierGuidance, guide_model, guide_sampler, missing
 from .host.files import checkpoint_path, classifier_names
-from .live import node_id_of, reporter
+from .host.server import node_id_of, reporter
 from .types import AUTO, CATEGORY, Classifier
 
 

@@ -14,7 +14,7 @@ from ..sag_core.render import colour
 from ..sag_core.settings import SAGSettings
 from .host.compare import SAMPLERS, SCHEDULERS, Sampling, Series, decode
 from .host.patch import guide_model
-from .live import node_id_of, reporter
+from .host.server import node_id_of, reporter
 from .settings import check_settings, settings_inputs, settings_of
 from .sheets import labelled, scaled, tile, to_image, to_pictures
 from .show import shown

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from .host.patch import guide_model, record_model
 from .host.sampler import guide_sampler
-from .live import node_id_of, reporter, watching
+from .host.server import node_id_of, reporter, watching
 from .settings import check_settings, settings_inputs, settings_of
 from .types import CATEGORY, MODEL_TOOLTIP, Trace, layer_input
 

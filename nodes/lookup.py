@@ -6,9 +6,9 @@ from comfy_api.latest import io
 
 from ..sag_core.recording import Recording, RunMissing
 from ..sag_core.trace import AttentionTrace
-from .host.patch import tell
+from .host.request import tell
 from .host.sample import picture_of
-from .live import instead, node_id_of
+from .host.server import instead, node_id_of
 
 
 def run_of(trace: AttentionTrace, latent: dict) -> Recording:

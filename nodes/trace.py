@@ -8,10 +8,10 @@ from ..sag_core.recording import RunMissing
 from ..sag_core.trace import AttentionTrace
 from .host.files import new_trace_path, trace_names, trace_path
 from .host.sample import picture_of
-from .live import node_id_of, watching
+from .host.server import node_id_of, watching
+from .live.replay import replay
 from .lookup import run_of, without_run
 from .pictures import STYLES, blank, picture
-from .replay import replay
 from .types import CATEGORY, Trace
 
 TRACE_TOOLTIP = "Trace of the node that patched the sampler's model."

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...sag_core.adm.diffusion import SamplerSettings, Transition, ancestral_step, ddim_step, transitions
 from ...sag_core.adm.respacing import space_timesteps
 from .adm_step import ADM_STEP, ADMStep
-from .patch import tell
+from .request import tell
 from .sampler import guider_of
 
 

@@ -24,8 +24,8 @@ from .adm import CLASS_LABEL
 from .adm_step import ADM_STEP
 from .classifier import Classifier
 from .failures import Failure, attempt
-from .patch import tell
 from .process import process_of
+from .request import tell
 from .sampler import guider_of
 
 LABELS = ("from conditioning", "fixed", "random")

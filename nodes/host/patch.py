@@ -8,7 +8,6 @@ and an unpatched model share their loaded weights.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,32 +17,17 @@ from comfy.patcher_extension import WrappersMP
 
 from ...sag_core.settings import SAGSettings
 from ...sag_core.trace import AttentionTrace
-from ..film import Audience
+from ..live.film import Audience
 from .files import runs_folder
 from .layers import choose_layers, find_layers
+from .request import Request
 from .run import Run
 from .sample import Layout
 
 
 @dataclass(frozen=True, eq=False)
-class Patch:
-    """What a node asks of a model.
-
-    Args:
-        settings: how to guide, None to record alone.
-        layer: whose attention.
-        threshold: above which a token counts as attended to.
-        trace: where to record.
-        report: called with every note for the user, once a run.
-        audience: called when a run starts, for who watches it; None where nobody does.
-    """
-
-    settings: SAGSettings | None
-    layer: str
-    threshold: float
-    trace: AttentionTrace
-    report: Callable[[str], None]
-    audience: Callable[[], Audience | None] | None = None
+class Patch(Request):
+    """A request that a model carries."""
 
     def outer_sample(self, executor, noise: torch.Tensor, latent_image: torch.Tensor, sampler, sigmas: torch.Tensor,
                      denoise_mask=None, callback=None, *args, **kwargs) -> torch.Tensor:
@@ -52,24 +36,14 @@ class Patch:
         if self.settings is not None and self.settings.mask.vision is not None:
             self.settings.mask.vision.load()  # before the model, which would have to make room for it
         with Run(self, executor.class_obj, layout, sigmas) as run:
-            run.install(executor.class_obj.model_options)
+            run.install(executor.class_obj.model_options, self.post_cfg)
             samples = executor(noise, latent_image, sampler, sigmas, denoise_mask, run.watch(callback), *args, **kwargs)
             run.finish(samples)
         return samples
 
-    def tell(self, text: str) -> None:
-        """Tell the user something, in the log and on the node."""
-        tell(self.report, text)
-
     def post_cfg(self, args: dict) -> torch.Tensor:
         """Holds the place of the run's guidance; without a run it changes nothing."""
         return args["denoised"]
-
-
-def tell(report: Callable[[str], None], text: str) -> None:
-    """Tell the user something in the log, and on the node by its `report`."""
-    logging.warning("SAG: %s", text)
-    report(text)
 
 
 def guide_model(model, settings: SAGSettings, report: Callable[[str], None],

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import comfy.model_management
 import comfy.patcher_extension
@@ -32,21 +31,19 @@ from .layers import choose_layers, default_layer, find_layers
 from .pixels import image_range, unclamped
 from .process import levels_of, process_of
 from .reasons import Missed, tell_some, tell_why
+from .request import Request
 from .sample import Layout
-from .view import open_view
+from .view import Subject, open_view
 from .vision import looking_at
-
-if TYPE_CHECKING:
-    from .patch import Patch
 
 
 class Run:
     """A sampling run of a patched model; a context manager that leaves nothing behind."""
 
-    def __init__(self, patch: Patch, guider, layout: Layout, sigmas: Tensor):
-        self.patch, self.guider, self.layout = patch, guider, layout
-        self.recording = Recording(layout.size, patch.threshold,
-                                   plain=patch.settings is None or patch.settings.mask.is_plain)
+    def __init__(self, request: Request, guider, layout: Layout, sigmas: Tensor):
+        self.request, self.guider, self.layout = request, guider, layout
+        self.recording = Recording(layout.size, request.threshold,
+                                   plain=request.settings is None or request.settings.mask.is_plain)
         layers = self._layers()
         self.capture = Capture(layers)
         self.label = ", ".join(layers)
@@ -57,7 +54,9 @@ class Run:
         self.reasons: Counter[Reason | Missed] = Counter()
         self.last_denoised: Tensor | None = None
         self.twins = Twins()
-        self.view = open_view(self, max(len(sigmas) - 1, 0))
+        latent_format = guider.model_patcher.model.latent_format
+        self.view = open_view(Subject(request, self.recording, layout, latent_format, self.label,
+                                      max(len(sigmas) - 1, 0), self.note))
 
     def _layers(self) -> dict[str, str]:
         """The chosen layers; `auto` where the model lost them since the node ran, none where it never had any."""
@@ -67,14 +66,14 @@ class Run:
             self.note(f"{kind} has no self-attention that can be recorded; it is sampled without guidance")
             return {}
         try:
-            names = choose_layers(self.patch.layer, layers)
+            names = choose_layers(self.request.layer, layers)
         except ValueError as error:
             names = [default_layer(layers)]
             self.note(f"{error}; {names[0]} is used instead")
         return {name: layers[name] for name in names}
 
     def _guidance(self, sigmas: list[float]) -> SelfAttentionGuidance | None:
-        settings = self.patch.settings
+        settings = self.request.settings
         if settings is None:
             return None
         sampling = self.guider.model_patcher.get_model_object("model_sampling")
@@ -120,10 +119,12 @@ class Run:
             self.view.close("finished" if kind is None else kind.__name__)
         self.evaluation = self.last_denoised = self.guidance = None
 
-    def install(self, options: dict) -> None:
+    def install(self, options: dict, place: Callable) -> None:
         """Enter the host's options of a run, which the host throws away after it.
 
-        Where a node has kept a place among the post-CFG functions, the guidance takes it; else it comes last.
+        Args:
+            options: model options.
+            place: post-CFG function whose place the guidance takes; where it is not there, guidance comes last.
         """
         if not self.capture.layers:
             return
@@ -135,10 +136,10 @@ class Run:
             return
         chain = options.get("sampler_post_cfg_function", [])
         options["sampler_pre_cfg_function"] = [self.keep_prediction, *options.get("sampler_pre_cfg_function", [])]
-        if self.patch.post_cfg not in chain:
-            chain = [*chain, self.patch.post_cfg]
+        if place not in chain:
+            chain = [*chain, place]
         options["sampler_post_cfg_function"] = [
-            self.keep_cfg, *(self.guide if f == self.patch.post_cfg else f for f in chain)]
+            self.keep_cfg, *(self.guide if function == place else function for function in chain)]
 
     def watch(self, callback: Callable | None) -> Callable:
         """A sampler callback that remembers the latest clean prediction, which some samplers put out as a LATENT."""
@@ -172,13 +173,13 @@ class Run:
         if self.guidance is None and len(self.recording.steps) < len(steps):
             self.note("the layer's attention is not finite (NaN) at some steps, which are not kept; choose another "
                       "layer, or run the model in a wider precision")
-        self.patch.trace.add(self.recording, self.note)
+        self.request.trace.add(self.recording, self.note)
 
     def note(self, text: str) -> None:
         """Tell the user something, once a run."""
         if text not in self.recording.notes:
             self.recording.notes.append(text)
-            self.patch.tell(text)
+            self.request.tell(text)
 
     # -- wrappers, from the outermost call to the innermost --------------------------------------------------------
 

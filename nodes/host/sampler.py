@@ -11,7 +11,7 @@ import torch
 
 from ...sag_core.settings import SAGSettings
 from ...sag_core.trace import AttentionTrace
-from ..film import Audience
+from ..live.film import Audience
 from .files import runs_folder
 from .patch import Patch
 from .run import Run
@@ -57,8 +57,8 @@ class _Guided:
             # The guider asks its own options for what wraps an evaluation, and hands the sampler's to the model.
             guider_options, model_options = (comfy.model_patcher.create_model_options_clone(options_of)
                                              for options_of in (own_options, extra_args["model_options"]))
-            run.install(guider_options)
-            run.install(model_options)
+            run.install(guider_options, self.patch.post_cfg)
+            run.install(model_options, self.patch.post_cfg)
 
             def watch(info: dict) -> None:
                 run.last_denoised = info["denoised"]

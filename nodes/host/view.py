@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from comfy.latent_formats import LatentFormat
 from torch import Tensor
 
 from ...sag_core.guidance import Reason
-from ...sag_core.trace import Step
-from ..film import Film
-from ..frames import shrink, take, thin
+from ...sag_core.trace import Recording, Step
+from ..live.film import Film
+from ..live.frames import shrink, take, thin
 from .evaluation import MainPass
 from .reasons import Missed
+from .request import Request
+from .sample import Layout
 from .vision import to_rgb
-
-if TYPE_CHECKING:
-    from .run import Run
 
 WORDS = {
     Reason.SCALE: "scale is 0", Reason.OUTSIDE: "outside the interval", Reason.LEFT_OUT: "left out by the schedule",
@@ -33,18 +34,46 @@ WORDS = {
 SHARE, ALLOWANCE = 0.01, 0.05
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What a view knows of a run.
+
+    Args:
+        request: what is asked of it.
+        recording: what is recorded of it, as it grows.
+        layout: where the picture lies in its samples.
+        latent_format: of its samples.
+        layer: names of the layers that are recorded.
+        steps: steps of the sampler.
+        note: tells the user something.
+    """
+
+    request: Request
+    recording: Recording
+    layout: Layout
+    latent_format: LatentFormat
+    layer: str
+    steps: int
+    note: Callable[[str], None]
+
+    @property
+    def guides(self) -> bool:
+        """Whether it is guided, and not recorded alone."""
+        return self.request.settings is not None
+
+
 class View:
     """Shows a run's steps to its audience; what goes wrong here ends the view and never the run.
 
     Steps are left out where showing them would take more of the sampling thread's time than the run may be slowed by.
 
     Args:
-        run: the run.
+        subject: the run.
         film: where its pictures go.
     """
 
-    def __init__(self, run: Run, film: Film):
-        self.run, self.film = run, film
+    def __init__(self, subject: Subject, film: Film):
+        self.subject, self.film = subject, film
         self._steps = self._guided = self._skipped = 0
         self._why: dict[str, int] = {}
         self._started, self._spent = time.perf_counter(), 0.0
@@ -63,7 +92,7 @@ class View:
         try:
             self._show(denoised, main, reason)
         except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            self.run.note(f"the live view stopped: {type(error).__name__}: {error}; sampling goes on")
+            self.subject.note(f"the live view stopped: {type(error).__name__}: {error}; sampling goes on")
             self.close("stopped")
         self._spent += time.thread_time() - start
 
@@ -71,13 +100,12 @@ class View:
         """The run is over: `state` is "finished" or says what ended it."""
         if self.film is not None:
             self.film.close({"state": state, "steps": self._steps, "guided": self._guided, "skipped": self._skipped,
-                             "why": self._why, "notes": self.run.recording.notes})
+                             "why": self._why, "notes": self.subject.recording.notes})
         self.film = None
 
     def _show(self, denoised: Tensor, main: MainPass | None, reason: Reason | Missed | None) -> None:
-        steps = self.run.recording.steps
+        steps, guides = self.subject.recording.steps, self.subject.guides
         step = steps[-1] if len(steps) > self._steps else None
-        guides = self.run.guidance is not None
         why = WORDS.get(reason, "")
         if guides:
             guided = step is not None and step.guided
@@ -90,39 +118,38 @@ class View:
         if self._spent > ALLOWANCE + SHARE * (time.perf_counter() - self._started):
             self.film.skip()
             return
-        rgb = _picture(self.run, denoised, self.film.audience.side)
-        attn_map, mask = (None, None) if step is None else _planes(self.run, step)
+        rgb = _picture(self.subject, denoised, self.film.audience.side)
+        attn_map, mask = (None, None) if step is None else _planes(self.subject, step)
         mask = None if mask is None else thin(mask, self.film.audience.side)
-        self.film.add(take(rgb, attn_map, mask, self.run.layout.size[-2:]), facts)
+        self.film.add(take(rgb, attn_map, mask, self.subject.layout.size[-2:]), facts)
 
 
-def open_view(run: Run, total: int) -> View | None:
+def open_view(subject: Subject) -> View | None:
     """The view of a run that starts; None where nobody watches."""
-    audience = run.patch.audience and run.patch.audience()
+    audience = subject.request.audience and subject.request.audience()
     if audience is None:
         return None
-    shape = run.layout.shapes[0]
-    return View(run, Film(audience, {
-        "purpose": "record" if run.patch.settings is None else "guide", "layer": run.label, "total": total,
+    shape = subject.layout.shapes[0]
+    return View(subject, Film(audience, {
+        "purpose": "guide" if subject.guides else "record", "layer": subject.layer, "total": subject.steps,
         "batch": shape[0], "video": shape[2] if len(shape) == 5 and shape[2] > 1 else 0,
-        "size": list(shape[-2:]), "notes": list(run.recording.notes)}))
+        "size": list(shape[-2:]), "notes": list(subject.recording.notes)}))
 
 
-def _picture(run: Run, denoised: Tensor, side: int) -> Tensor | None:
+def _picture(subject: Subject, denoised: Tensor, side: int) -> Tensor | None:
     """The first image, or its middle frame, [h, w, 3] in 0..1; None where the format of the latents has no colours."""
-    latent_format = run.guider.model_patcher.model.latent_format
-    if latent_format.latent_rgb_factors is None:
+    if subject.latent_format.latent_rgb_factors is None:
         return None
-    picture = _middle(run.layout.picture(denoised)[:1], 2)
-    return to_rgb(shrink(picture, side), latent_format)[0]
+    picture = _middle(subject.layout.picture(denoised)[:1], 2)
+    return to_rgb(shrink(picture, side), subject.latent_format)[0]
 
 
-def _planes(run: Run, step: Step) -> tuple[Tensor, Tensor | None]:
+def _planes(subject: Subject, step: Step) -> tuple[Tensor, Tensor | None]:
     """Map and mask of the first image, or of its middle frame, [h, w] each."""
     attn_map = _middle(step.attn_map[:1], 1)[0]
     if step.mask is not None:
         return attn_map, _middle(step.mask[:1], 1)[0]
-    return attn_map, attn_map > run.recording.threshold if run.recording.plain else None
+    return attn_map, attn_map > subject.recording.threshold if subject.recording.plain else None
 
 
 def _middle(frames: Tensor, dim: int) -> Tensor:

@@ -97,13 +97,49 @@ def test_only_nodes_host_names_the_hosts_internals(path):
     assert not tops(imports_of(path)) & HOST_INTERNALS
 
 
+# Who may know whom, from the bottom to the top.
+LEVELS = ["sag_core", "nodes.live", "nodes.host", "nodes"]
+
+
+def level_of(module: str) -> int:
+    """The place in LEVELS of a module of the pack, by its dotted name."""
+    return next(i for i, level in enumerate(LEVELS) if f"{module}.".startswith(f"{level}."))
+
+
+@each("sag_core", "nodes")
+def test_imports_go_one_way(path):
+    own = level_of(module_of(path))
+    for name in imports_of(path):
+        if name.startswith((".sag_core.", ".nodes.")):
+            assert level_of(name[1:]) <= own, name
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    paths = {module_of(path): path for path in of("sag_core", "nodes")}
+
+    def used_by(module: str) -> set[str]:
+        names = {name[1:] for name in imports_of(paths[module])}
+        return {other for other in paths if other != module and not module.startswith(f"{other}.")
+                and any(name == other or name.startswith(f"{other}.") for name in names)}
+
+    uses = {module: used_by(module) for module in paths}
+    reached = {module: set(used) for module, used in uses.items()}
+    for _ in paths:
+        reached = {module: used.union(*(uses[other] for other in used)) for module, used in reached.items()}
+    assert [module for module, used in reached.items() if module in used] == []
+
+
 @each("sag_core", "training", "tools")
 def test_the_hosts_api_is_for_nodes_and_the_entry_point(path):
     assert "comfy_api" not in tops(imports_of(path))
 
 
-@each("", "sag_core", "nodes", "training", but="nodes.live")
-def test_only_nodes_live_names_the_server(path):
+@each("", "sag_core", "nodes", "training", but="nodes.host")
+def test_only_nodes_host_names_the_server(path):
     assert "server" not in tops(imports_of(path))
     assert "PromptServer" not in identifiers(path.read_text("utf-8"))
 

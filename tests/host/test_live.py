@@ -145,7 +145,7 @@ def test_why_no_step_is_guided(changes, why):
 
 
 def test_sampling_does_not_wait_for_a_slow_browser():
-    film, frames = pack_module("film"), pack_module("frames")
+    film, frames = pack_module("live.film"), pack_module("live.frames")
     watcher = Watcher()
     watcher.hold.clear()
     one = film.Film(watcher, {})
@@ -160,7 +160,7 @@ def test_sampling_does_not_wait_for_a_slow_browser():
 
 
 def test_a_long_run_is_kept_thinned():
-    film = pack_module("film")
+    film = pack_module("live.film")
     one = film.Film(Watcher(), {})
     one.close({})
     one.join()
@@ -207,14 +207,14 @@ def test_a_format_without_colours_shows_the_map_alone():
                                                           (7, 20, 1.0), (3, 20, 24 / 20)])
 def test_a_map_may_hang_over_the_edge(tokens, pixels, extent):
     """By the rule of `place`: patches whose side is a power of two."""
-    shot = pack_module("frames").take(None, torch.rand(tokens, tokens), None, (pixels, pixels))
+    shot = pack_module("live.frames").take(None, torch.rand(tokens, tokens), None, (pixels, pixels))
     assert shot.extent == pytest.approx((extent, extent))
 
 
 def test_a_large_mask_is_thinned():
     mask = torch.arange(30).reshape(5, 6)
-    assert torch.equal(pack_module("frames").thin(mask, 3), mask[::2, ::2])
-    assert torch.equal(pack_module("frames").thin(mask, 6), mask)
+    assert torch.equal(pack_module("live.frames").thin(mask, 3), mask[::2, ::2])
+    assert torch.equal(pack_module("live.frames").thin(mask, 6), mask)
 
 
 def test_a_recording_is_shown_again():
@@ -222,7 +222,7 @@ def test_a_recording_is_shown_again():
     model, trace = guided(tiny.model, None)
     sample(tiny, model, steps=3)
     image = torch.rand(1, 128, 192, 3)
-    pack_module("replay").replay(watcher, only(trace), image)
+    pack_module("live.replay").replay(watcher, only(trace), image)
     assert [frame["step"] for frame in watcher.film["frames"]] == [0, 1, 2]
     assert watcher.told == [("kept", {"file": "kept.json"})]
     assert picture(watcher.film).size == (64, 43)

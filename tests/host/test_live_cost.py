@@ -48,7 +48,7 @@ def watched(model, audience):
 
 @pytest.mark.usefixtures("every_step_is_shown")
 def test_the_sampling_thread_encodes_and_sends_no_frame(monkeypatch):
-    film, encoding, sending = pack_module("film"), set(), set()
+    film, encoding, sending = pack_module("live.film"), set(), set()
     develop = film.develop
     monkeypatch.setattr(film, "develop", lambda shot: (encoding.add(threading.get_ident()), develop(shot))[1])
     tiny, audience = models.sd15(), Audience(lambda: sending.add(threading.get_ident()))
@@ -59,7 +59,7 @@ def test_the_sampling_thread_encodes_and_sends_no_frame(monkeypatch):
 
 @pytest.mark.usefixtures("every_step_is_shown")
 def test_a_run_ends_while_its_audience_still_blocks():
-    film, hold, steps = pack_module("film"), threading.Event(), 12
+    film, hold, steps = pack_module("live.film"), threading.Event(), 12
     tiny, audience = models.sd15(), Audience(lambda: hold.wait(SECONDS))
     sample(tiny, watched(tiny.model, audience), steps=steps)
     assert audience.frames == 0  # nothing could be sent in all that time

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..sag_core.trace import Recording
+from ...sag_core.trace import Recording
 from .film import KEPT, VERSION, Audience
 from .frames import develop, shrink, take, thin
 

@@ -1,4 +1,4 @@
-"""What the user sees while a graph runs; the only file that names the server.
+"""What the user sees while a graph runs: the only file that names the server.
 
 A browser asks to be shown runs, for as long as its connection lasts; it alone is told of what it queued. For everyone
 else, scripts above all, nothing is prepared and nothing is sent.
@@ -20,7 +20,7 @@ from aiohttp import web
 from comfy_api.latest import io
 from server import PromptServer
 
-from .host.files import live_folder
+from .files import live_folder
 
 EVENT = "sag.live"
 WIDEST = 1024
