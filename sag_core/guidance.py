@@ -172,7 +172,7 @@ class SelfAttentionGuidance:
         self._seen = 0
         self._map: Tensor | None = None
         self._average: Tensor | None = None
-        self._last: tuple[Tensor, float] | None = None
+        self._last: tuple[Tensor, float, Tensor] | None = None
 
     def decide(self, level: float) -> Decision:
         """Returns what is to happen at an evaluation at this noise level."""
@@ -222,12 +222,12 @@ class SelfAttentionGuidance:
         sound = finite_map & finite
         if not sound.any():
             return Reason.PREDICTION if finite_map.any() else Reason.ATTENTION
-        mask, overflowed = None, False
+        mask, kept = None, sound
         if decision.reuse and self._last is not None and decision.level <= MOST_RISE * self._last[1]:
             # A direction is a difference of noise predictions times sigma. The level before is above 0, and this one
             # at most `MOST_RISE` times as high.
-            direction, before = self._last
-            direction = direction * (decision.level / before)
+            direction, before, guided = self._last
+            direction, kept = direction * (decision.level / before), sound & guided
         else:
             self._last = None
             mask = self._mask(denoised, clip, sound)
@@ -240,17 +240,18 @@ class SelfAttentionGuidance:
             whole = direction.isfinite().flatten(1).all(dim=1)
             if not whole.any():
                 return Reason.OVERFLOW
-            overflowed = not (whole | ~sound).all()
-            direction = torch.where(whole.view(-1, *[1] * (x.ndim - 1)), direction, 0)
+            kept = sound & whole
+            direction = torch.where(_per_image(kept, x), direction, 0)
             if self.settings.schedule.economy.reuse and decision.level > 0:
-                self._last = direction, decision.level
-        return GuidedStep(self._corrected(base, decision.scale, direction, denoised), mask, overflowed)
+                self._last = direction, decision.level, kept
+        guided = self._corrected(base, decision.scale, direction, denoised)
+        return GuidedStep(torch.where(_per_image(kept, x), guided, base), mask, overflowed=bool((kept != sound).any()))
 
     def _mask(self, denoised: Tensor, clip: tuple[float, float] | None, sound: Tensor) -> Tensor:
         """Returns what is blurred of the images that can be guided; nothing of the others."""
         settings, clean = self.settings, denoised if clip is None else denoised.clamp(*clip)
         mask = make_mask(settings.mask, self._average, settings.threshold, clean, self._seen - 1)
-        return mask.masked_fill(~sound.view(-1, *[1] * (mask.ndim - 1)), 0)
+        return mask.masked_fill(~_per_image(sound, mask), 0)
 
     def _corrected(self, base: Tensor, scale: float, direction: Tensor, denoised: Tensor) -> Tensor:
         """Returns `base` with the guidance, projected and rescaled as the settings ask for."""
@@ -259,6 +260,11 @@ class SelfAttentionGuidance:
         stop_below = settings.schedule.economy.stop_below
         self._stopped = stop_below > 0 and _share(direction, base) < stop_below
         return rescale(base + direction, base if settings.rescale_to == "cfg" else denoised, settings.rescale)
+
+
+def _per_image(values: Tensor, x: Tensor) -> Tensor:
+    """Values of each image [B], to be broadcast to x [B, ...]."""
+    return values.view(-1, *[1] * (x.ndim - 1))
 
 
 def _share(part: Tensor, whole: Tensor) -> float:

@@ -107,27 +107,19 @@ def read_maps(call: Listening, current: Pass, q: Tensor, k: Tensor, scale: float
     return {cond: sum(found) / len(found) for cond, found in maps.items()}
 
 
-OBSERVED_QUERIES = 64
-"""Queries of an image by which an owner of attention is compared with the layer's own attention."""
-
-
-def is_plain_attention(out: Tensor, q: Tensor, k: Tensor, v: Tensor, heads: int, branches: int) -> Tensor:
-    """Whether an output is softmax attention of these, to 1 %: a boolean tensor without dimensions.
-
-    Some queries of one image of each branch are compared, which costs a few thousandths of the attention.
+def is_plain_attention(out: Tensor, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Whether an output is softmax attention of these, for every token: a boolean tensor without dimensions.
 
     Args:
         out: [B, tokens, heads * D].
         q, k, v: [B, tokens, heads * D].
         heads: number of heads.
-        branches: branches in the batch, each of as many rows.
     """
-    rows = torch.arange(branches, device=q.device) * (q.shape[0] // branches)
-    queries = torch.linspace(0, q.shape[1] - 1, min(q.shape[1], OBSERVED_QUERIES), device=q.device).long()
-    parts = (split_heads(part.float(), heads) for part in (q[rows][:, queries], k[rows], v[rows]))
-    expected = F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
-    seen = out[rows][:, queries].float()
-    return (seen - expected).norm() <= 0.01 * expected.norm()
+    parts = (split_heads(part, heads) for part in (q, k, v))
+    expected = F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2).float()
+    off = (out.float() - expected).norm(dim=-1)
+    # Ways to compute it differ by a few roundings; bfloat16 has three digits.
+    return (off <= (0.05 if out.dtype == torch.bfloat16 else 0.01) * expected.norm(dim=-1)).all()
 
 
 def _find_image(call: Listening, current: Pass, q: Tensor, k: Tensor) -> tuple[tuple[int, ...], Index, Index]:
@@ -140,9 +132,6 @@ def _find_image(call: Listening, current: Pass, q: Tensor, k: Tensor) -> tuple[t
         grid, order = tuple(call.options["activations_shape"][2:]), image_only
     else:
         grid, order = call.features, image_first
-    if family is not None and family.same_tokens and q.shape[2] != k.shape[2]:
-        raise ValueError(f"{q.shape[2]} tokens attend to {k.shape[2]}, so this is not its self-attention; another node "
-                         "computes that")
     images = current.rows * len(call.options["cond_or_uncond"])
     # Frames of a video that do not see each other are run as a batch of images.
     frames = max(1, q.shape[0] // images) if len(grid) == 3 else 1

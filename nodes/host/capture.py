@@ -56,6 +56,9 @@ class Capture:
         family = transformer_of(network)
         with ExitStack() as stack:
             stack.enter_context(uncompiled())
+            entrance = getattr(network, "input_blocks", None)
+            if entrance is not None:
+                stack.callback(entrance[0][0].register_forward_pre_hook(self._whole(size)).remove)
             for name, path in self.layers.items():
                 block = network.get_submodule(path)
                 attention = self_attention_of(block, family)
@@ -68,6 +71,19 @@ class Capture:
             stack.callback(setattr, self._local, "call", None)
             self._local.call = call
             yield options
+
+    def _whole(self, size: tuple[int, ...]) -> Callable:
+        """A hook for the first convolution of a U-Net, which refuses tiles that were cut on the way to it.
+
+        `size` is that of the latent; the network may have padded it.
+        """
+        def enter(module: nn.Module, args: tuple) -> None:
+            current, seen = self.current, args[0].shape[2:]
+            if current is not None and any(side < whole for side, whole in zip(seen, size[-2:], strict=True)):
+                with self._lock:
+                    current.refuse_parts()
+
+        return enter
 
     def _enter(self, name: str) -> Callable:
         """A hook for the start of a layer."""
@@ -139,7 +155,7 @@ class Capture:
         if current is None:
             return
         try:
-            plain = is_plain_attention(out, q, k, v, options["n_heads"], len(options["cond_or_uncond"]))
+            plain = is_plain_attention(out, q, k, v, options["n_heads"])
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             plain = torch.tensor(False)  # of another shape: not the layer's
         with self._lock:
@@ -149,6 +165,9 @@ class Capture:
     def _see(self, call: Listening, q: Tensor, k: Tensor, v: Tensor, heads: int | None, options: dict,
              scale: float | None, mask: Tensor | None) -> None:
         """One attention call in a watched layer: q, k, v are [B, tokens, heads * D], or split where heads is None."""
+        family = transformer_of(call.network)
+        if family is not None and family.same_tokens and q.shape[-2] != k.shape[-2]:
+            return  # what another node has put before it, to an image prompt for one
         layer, current = call.layer, self.current
         # Self-attention comes first in every block; what follows (cross-attention, time, sound) is not asked for.
         call.layer = None

@@ -66,8 +66,8 @@ class ClassifierGuidance:
         """Wrap a whole sampling run (host: WrappersMP.OUTER_SAMPLE)."""
         guider = executor.class_obj
         labels = self.begin(guider, noise)
-        with torch.inference_mode(False):
-            comfy.model_management.load_models_gpu([self.classifier.patcher])
+        with torch.inference_mode(False):  # where it fails, every step tells
+            attempt(lambda: comfy.model_management.load_models_gpu([self.classifier.patcher]))
         self.install(guider.model_options, labels)
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
@@ -198,7 +198,8 @@ class _Guided:
                              "model instead")
         labels = self.guidance.begin(guider, noise)
         with torch.inference_mode(False):  # together, so that neither makes room for the other
-            comfy.model_management.load_models_gpu([guider.model_patcher, self.guidance.classifier.patcher])
+            attempt(lambda: comfy.model_management.load_models_gpu(
+                [guider.model_patcher, self.guidance.classifier.patcher]))
         model_options = comfy.model_patcher.create_model_options_clone(extra_args["model_options"])
         self.guidance.install(model_options, labels)
         return self.sampler_function(model, noise, sigmas, extra_args=extra_args | {"model_options": model_options},

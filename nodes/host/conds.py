@@ -73,9 +73,10 @@ def own_copies(conds: list[dict]) -> list[dict]:
 def _own_copy(value: object) -> object:
     if isinstance(value, Tensor):
         return value.clone()
-    if isinstance(value, dict):
+    # Of others' own types nothing is known.
+    if type(value) is dict:
         return {key: _own_copy(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
+    if type(value) in (list, tuple):
         return type(value)(map(_own_copy, value))
     if isinstance(value, comfy.conds.CONDRegular):
         value = copy.copy(value)

@@ -31,32 +31,27 @@ class Window:
 def window_of(options: Mapping[str, object], x: Tensor, evaluation: Evaluation) -> Window | None:
     """Returns the frames that a pass over `x` is for; None where it is over the whole sample or over other parts.
 
-    They are those of the host's context window, or images of the batch that another node runs the model on by itself,
-    as sliding windows over frames do.
+    They are those of the host's context window, or images of the batch that another node runs the model on by itself
+    or in another order, as sliding windows over frames do.
     """
-    if x.shape == evaluation.x.shape:
+    if x is evaluation.x:
         return None
     window = options.get("context_window")
-    if window is None:
-        rows = _rows_in(x, evaluation.x)
-        return None if rows is None else Window(rows, before=0, dim=0)
-    anchor = getattr(window, "causal_anchor_index", None)
-    return Window(tuple(window.index_list), int(anchor is not None and anchor >= 0), window.dim)
+    if window is not None and x.shape != evaluation.x.shape:
+        anchor = getattr(window, "causal_anchor_index", None)
+        return Window(tuple(window.index_list), int(anchor is not None and anchor >= 0), window.dim)
+    rows = _rows_in(x, evaluation.x)
+    return None if rows is None or rows == tuple(range(len(evaluation.x))) else Window(rows, before=0, dim=0)
 
 
 def _rows_in(part: Tensor, whole: Tensor) -> tuple[int, ...] | None:
-    """Returns which images of a batch another batch holds, each once; None where it holds something else."""
+    """Returns which image of a batch each image of another is; None where one is none of them, or more than one."""
     if part.shape[1:] != whole.shape[1:]:
         return None
-    left = list(range(len(whole)))
-    rows = []
-    for image in part:
-        same = next((i for i in left if torch.equal(image, whole[i])), None)
-        if same is None:
-            return None
-        left.remove(same)
-        rows.append(same)
-    return tuple(rows)
+    same = (part.flatten(1)[:, None] == whole.flatten(1)).all(dim=2)
+    if not (same.sum(dim=1) == 1).all():
+        return None
+    return tuple(same.int().argmax(dim=1).tolist())
 
 
 @dataclass(frozen=True)
@@ -133,7 +128,7 @@ class Evaluation:
             self._own_x = self.x.clone()
         return self._own_x
 
-    def keep(self, kept: Kept) -> None:
+    def keep(self, kept: Kept | None) -> None:
         """Add to the main pass, once it is closed, what a guided step needs of it."""
         self.main = replace(self.main, kept=kept)
 

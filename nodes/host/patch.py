@@ -18,6 +18,7 @@ from comfy.patcher_extension import WrappersMP
 from ...sag_core.settings import SAGSettings
 from ...sag_core.trace import AttentionTrace
 from ..live.film import Audience
+from .failures import attempt
 from .files import runs_folder
 from .layers import choose_layers, find_layers
 from .request import Request
@@ -34,7 +35,8 @@ class Patch(Request):
         """Wrap a whole sampling run (host: WrappersMP.OUTER_SAMPLE)."""
         layout = Layout(kwargs.get("latent_shapes") or [noise.shape])
         if self.settings is not None and self.settings.mask.vision is not None:
-            self.settings.mask.vision.load()  # before the model, which would have to make room for it
+            # Before the model, which would have to make room for it. Where it fails, every step tells.
+            attempt(self.settings.mask.vision.load)
         with Run(self, executor.class_obj, layout, sigmas) as run:
             run.install(executor.class_obj.model_options, self.post_cfg)
             samples = executor(noise, latent_image, sampler, sigmas, denoise_mask, run.watch(callback), *args, **kwargs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 import comfy.model_management
 import comfy.patcher_extension
@@ -35,6 +36,8 @@ from .request import Request
 from .sample import Layout
 from .view import Subject, open_view
 from .vision import looking_at
+
+T = TypeVar("T")
 
 
 class Run:
@@ -207,6 +210,7 @@ class Run:
         if not evaluation.expects(window):
             return executor(model, conds, x, sigma, model_options)
         if window is None and x.shape != evaluation.x.shape:
+            self.heard = True
             self.note(IN_PARTS)
             return executor(model, conds, x, sigma, model_options)
         branch = guided_branch(conds, getattr(self.guider, "conds", {}), sigma)
@@ -220,8 +224,9 @@ class Run:
         if evaluation.guides:
             # Predictions that the host puts together from windows are clamped before anybody sees them.
             limits = image_range(model, options) if window is None else None
-            kept = (Kept(x.clone(), sigma.clone(), own_copies(conds[index])) if window is None
-                    else Kept(evaluation.own_x(), sigma, []))  # the rest when the host has put the windows together
+            kept = self._attempt(lambda: (
+                Kept(x.clone(), sigma.clone(), own_copies(conds[index])) if window is None
+                else Kept(evaluation.own_x(), sigma, [])))  # the rest when the host has put the windows together
         self.capture.current = seen = Pass(index, x.shape[0], sizes(conds[index], x))
         try:
             out = executor(model, conds, x, sigma, model_options if limits is None else unclamped(model_options))
@@ -229,7 +234,8 @@ class Run:
             self.capture.current = None
         if kept is not None and window is None:
             # What is clamped for others is another tensor already.
-            kept = replace(kept, denoised=out[index].clone() if limits is None else out[index], limits=limits)
+            kept = self._attempt(lambda: replace(
+                kept, denoised=out[index].clone() if limits is None else out[index], limits=limits))
         self.heard = self.heard or bool(seen.problems or seen.maps)
         for problem in seen.problems:
             self.note(problem)
@@ -252,14 +258,15 @@ class Run:
         main = None if self.evaluation is None else self._record(self.evaluation)
         if main is not None and main.kept is not None and main.kept.denoised is None:
             conds, out = args["conds"][main.index], args["conds_out"][main.index]
-            self.evaluation.keep(Kept(main.kept.x, args["sigma"].clone(), own_copies(conds), out.clone()))
+            self.evaluation.keep(self._attempt(lambda: Kept(
+                main.kept.x, args["sigma"].clone(), own_copies(conds), out.clone())))
         return args["conds_out"]
 
     def keep_cfg(self, args: dict) -> Tensor:
         """Post-CFG function, before any other: the result of CFG, where guidance is clamped within it."""
         main = None if self.evaluation is None else self._record(self.evaluation)
         if main is not None and main.kept is not None and main.kept.limits is not None:
-            self.evaluation.cfg = args["denoised"].clone()
+            self.evaluation.cfg = self._attempt(args["denoised"].clone)
         return args["denoised"]
 
     def apply_model(self, executor, x: Tensor, t: Tensor, c_concat=None, c_crossattn=None, control=None,
@@ -317,23 +324,28 @@ class Run:
             image = clamp_guided(base, guided.denoised, denoised, base if cfg is None else picture(cfg), kept.limits)
             return replace(guided, denoised=image)
 
-        guided = attempt(work)
+        guided = self._attempt(work)
         if guided is Reason.OVERFLOW or isinstance(guided, GuidedStep) and guided.overflowed:
             self.note("the extra pass gave values that are not finite (NaN), so some steps were not guided; a smaller "
                       "blur_sigma or a wider precision helps")
-        if not isinstance(guided, Failure):
-            return guided
-        if guided.out_of_memory:
+        return Missed.FAILED if guided is None else guided
+
+    def _attempt(self, work: Callable[[], T]) -> T | None:
+        """Returns the result of some of the guidance's own work; None where it fails, which the user is told."""
+        result = attempt(work)
+        if not isinstance(result, Failure):
+            return result
+        if result.out_of_memory:
             self.note("the extra pass ran out of memory, so some steps were not guided; a smaller image or batch helps")
         else:
-            self.note(f"the extra pass failed, so some steps were not guided: {guided.text}")
-        return Missed.FAILED
+            self.note(f"the extra pass failed, so some steps were not guided: {result.text}")
+        return None
 
     def _record(self, evaluation: Evaluation) -> MainPass | None:
         """The evaluation's main pass, its step added to the trace when it is first asked for."""
         if evaluation.closed:
             return evaluation.main
-        main = evaluation.close(self.layout)
+        main = self._attempt(lambda: evaluation.close(self.layout))
         if main is None:
             return None
         if main.attn_map is not None:
@@ -352,6 +364,8 @@ class Run:
             return Reason.SCALE
         if main is None or main.attn_map is None:
             return Missed.NO_MAP
+        if decision.guides and main.kept is None:
+            return Missed.FAILED
         return decision.reason if not decision.guides else evaluation.outcome
 
 

@@ -534,6 +534,18 @@ def test_an_extra_pass_that_overflows_leaves_its_images_alone(normal):
     assert not whole.overflowed and torch.equal(guided.denoised[1], whole.denoised[1])
 
 
+@pytest.mark.parametrize("to", ["cfg", "branch"])
+def test_images_that_are_left_alone_are_not_corrected(normal, to):
+    schedule = Schedule(economy=Economy(2, reuse=True))
+    settings = SAGSettings(rescale=0.7, rescale_to=to, projection=0.5, schedule=schedule)
+    guidance = SelfAttentionGuidance(settings, Process.VARIANCE_EXPLODING, EVERYWHERE, SIGMAS)
+    for level, x, denoised, base, attn_map in list(evaluations(normal))[:2]:  # the second uses the direction again
+        guidance.observe(attn_map)
+        first_is_lost = torch.tensor([math.nan, 1.0]).view(2, 1, 1, 1)
+        guided = step(guidance, base, x, denoised, level, lambda x, lost=first_is_lost: x * lost)
+        assert torch.equal(guided.denoised[0], base[0]) and not torch.equal(guided.denoised[1], base[1])
+
+
 # -- refused before sampling -----------------------------------------------------------------------------------------
 
 

@@ -244,3 +244,43 @@ def test_sliding_windows_over_a_batch_of_frames(first, cfg):
         assert_close(run.steps[0].attn_map, only(trace).steps[0].attn_map)
         row.add(family, run)
     row.check("guided; in each window, as the model is run")
+
+
+class Rearranged:
+    """A node that runs the model on images of the batch in an order of its own, some of them more than once."""
+
+    def __init__(self, calls: list[list[int]]):
+        self.calls = calls
+
+    def __call__(self, model):
+        model = model.clone()
+        model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "rearranged", self.evaluate)
+        return model
+
+    def evaluate(self, executor, model, conds, x, timestep, model_options):
+        total = [torch.zeros_like(x) for _ in conds]
+        for rows in self.calls:
+            out = executor(model, conds, x[rows], timestep[rows], model_options)
+            for of_all, of_part in zip(total, out, strict=True):
+                of_all[rows] = of_part
+        return total
+
+
+@pytest.mark.parametrize("calls", [[[2, 1, 0]], [[0, 1, 1], [1, 2, 2]], [[1, 2], [0]]], ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_images_of_a_batch_in_another_order_are_guided_by_their_own_maps(family, calls):
+    tiny = replace(FAMILIES[family](), latent=FAMILIES[family]().latent.expand(3, -1, -1, -1))
+    plain, _ = guide(tiny.model)
+    guided, trace = guide(Rearranged(calls)(tiny.model))
+    assert_close(sample(tiny, guided), sample(tiny, plain), rtol=1e-4, atol=2e-3)
+    assert all(step.guided for step in only(trace).steps) and only(trace).notes == []
+
+
+def test_equal_images_that_are_run_in_parts_are_not_guided_and_said():
+    """Nothing tells which of them a part is of."""
+    tiny = replace(FAMILIES["U-Net"](), latent=FAMILIES["U-Net"]().latent.expand(4, -1, -1, -1))
+    parts = Rearranged([[0, 1], [2, 3]])
+    guided, trace = guide(parts(tiny.model))
+    same = {"samples": torch.zeros(4, *tiny.latent.shape[1:]), "batch_index": [0, 0, 0, 0]}
+    assert torch.equal(sample(tiny, guided, latent=same), sample(tiny, parts(tiny.model), latent=same))
+    assert only(trace).steps == [] and "run on parts of the sample" in only(trace).notes[0]

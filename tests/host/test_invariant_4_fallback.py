@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import NamedTuple
 
+import comfy.conds
 import comfy.model_management
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 
 from tests.host import models
 from tests.host.features import halves
@@ -158,6 +161,57 @@ def test_invariant_4_network_that_is_run_on_parts_is_not_guided(wrapper, warning
     assert only(trace).steps == []
     check_notes(trace, warnings, "run on parts of the sample", "some steps gave no attention map",
                 "nothing was recorded")
+
+
+def test_invariant_4_tiles_that_are_cut_inside_the_network_are_not_guided(warnings):
+    def halves_inside(executor, x, *args, **kwargs):
+        left, right = x.chunk(2, dim=-1)
+        return torch.cat([executor(left, *args, **kwargs), executor(right, *args, **kwargs)], dim=-1)
+
+    tiny = models.sd15().sized(8, 16)
+    cut = tiny.model.clone()
+    cut.add_wrapper(WrappersMP.DIFFUSION_MODEL, halves_inside)
+    guided, trace = guide(cut)
+    assert torch.equal(sample(tiny, guided), sample(tiny, cut))
+    assert only(trace).steps == [] and "run on parts of the sample" in only(trace).notes[0]
+
+
+def test_invariant_4_own_copies_that_fail_cost_no_generation(monkeypatch, warnings):
+    def out_of_memory(conds):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    tiny = models.sd15()
+    guided, trace = guide(tiny.model)
+    package = type(guided.model_options["sampler_post_cfg_function"][0].__self__).__module__.rpartition(".")[0]
+    monkeypatch.setattr(sys.modules[f"{package}.run"], "own_copies", out_of_memory)
+    assert torch.equal(sample(tiny, guided), sample(tiny))
+    check_notes(trace, warnings, "ran out of memory")
+
+
+def test_invariant_4_conditions_of_types_of_others_are_handed_on_as_they_are():
+    class Pair(NamedTuple):
+        first: torch.Tensor
+        second: int
+
+    seen = []
+
+    def look(executor, x, t, c_concat, c_crossattn, control, transformer_options, **kwargs):
+        seen.append(kwargs.pop("pair"))
+        return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+
+    tiny = models.sd15()
+    pair = Pair(torch.zeros(1), 2)
+    model = tiny.model.clone()
+    model.add_wrapper(WrappersMP.APPLY_MODEL, look)
+    extra = tiny.model.model.extra_conds
+    tiny.model.model.extra_conds = lambda **kwargs: extra(**kwargs) | {"pair": comfy.conds.CONDConstant(pair)}
+    try:
+        guided, trace = guide(model)
+        sample(tiny, guided)
+    finally:
+        del tiny.model.model.extra_conds
+    assert all(step.guided for step in only(trace).steps)
+    assert len(seen) == 4 and all(type(value) is Pair for value in seen)
 
 
 def test_invariant_4_recorder_that_fails_costs_no_generation(monkeypatch, warnings):

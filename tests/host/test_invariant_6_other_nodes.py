@@ -105,6 +105,27 @@ def test_invariant_6_whoever_observes_a_layers_attention_does_not_see_the_extra_
     assert only(trace).steps[0].guided
 
 
+def later_images(q, k, v, heads):
+    out = by_softmax(q, k, v, heads)
+    out[1:] *= 0.5
+    return out
+
+
+def last_token(q, k, v, heads):
+    out = by_softmax(q, k, v, heads)
+    out[:, -1] *= 0.5
+    return out
+
+
+@ORDERS
+@pytest.mark.parametrize("compute", [later_images, last_token])
+def test_invariant_6_whoever_changes_attention_anywhere_acts_in_the_extra_pass(tiny, first, compute):
+    observer = Observer(compute)
+    both, _ = combine(first, tiny.model, observer)
+    sample(tiny, both, steps=1)
+    assert len(observer.seen) == 2
+
+
 @ORDERS
 def test_invariant_6_an_observer_that_begins_to_act_acts_in_the_extra_pass(tiny, first):
     """It is judged at every step by what it computes, not once and not by its name."""

@@ -124,3 +124,27 @@ def test_a_module_that_another_node_put_in_the_place_of_attention_is_called_and_
     finally:
         setattr(block, name, host)
     assert wrapped.calls and [step.guided for step in only(trace).steps] == [True]
+
+
+@pytest.mark.parametrize("tokens", [4, 5])
+def test_attention_that_another_node_puts_before_it_is_not_taken_for_it(tokens):
+    """To an image prompt, for one, from a place where the host lets nodes edit queries and keys."""
+    from comfy.ldm.modules.attention import optimized_attention
+
+    tiny = FAMILIES["Flux.1 dev"].at(FAMILIES["Flux.1 dev"].build(), FAMILIES["Flux.1 dev"].square)
+    calls = []
+
+    def prompt(q, k, v, pe=None, attn_mask=None, extra_options=None):
+        keys = k[:, :, :tokens]
+        calls.append(optimized_attention(q, keys, v[:, :, :tokens], q.shape[1], skip_reshape=True,
+                                         transformer_options=extra_options))
+        return {"q": q, "k": k, "v": v, "pe": pe}
+
+    plain, expected = guide(tiny.model, layer="block.1")
+    sample(tiny, plain, steps=1)
+    patched = tiny.model.clone()
+    patched.set_model_patch(prompt, "attn1_patch")
+    guided, trace = guide(patched, layer="block.1")
+    sample(tiny, guided, steps=1)
+    assert calls
+    assert torch.equal(only(trace).steps[0].attn_map, only(expected).steps[0].attn_map)
