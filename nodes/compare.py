@@ -120,7 +120,7 @@ def sample_all(model, cells: Sequence[SAGSettings], sampling: Sampling, unguided
 
 
 def _differences(grid: Grid, images: Sequence[Tensor], reference: Tensor, name: str, side: int) -> tuple[Tensor, str]:
-    """How far every cell is from a reference: as a picture whose brightness means the same in all of them, as text."""
+    """Returns the distance of every cell from a reference: as a picture of one brightness scale, and as text."""
     apart = [(image - reference)[..., :3] for image in images]
     rms = [one.square().mean().sqrt().item() for one in apart]
     sizes = [one.abs().mean(dim=-1)[:, None] for one in apart]

@@ -16,7 +16,7 @@ BETWEEN = ("nothing", "last direction")
 
 
 class SAGMaskOptions(io.ComfyNode):
-    """What is blurred."""
+    """Node that chooses what is blurred."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -66,7 +66,7 @@ class SAGMaskOptions(io.ComfyNode):
 
 
 class SAGSchedule(io.ComfyNode):
-    """When and how strongly to guide."""
+    """Node that chooses when and how strongly to guide."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

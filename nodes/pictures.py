@@ -16,7 +16,7 @@ LEGIBLE = 512
 
 
 def picture(recording: Recording, step: int, style: str, image: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What a recording shows: an IMAGE in a style of `STYLES` and the MASK of what is attended to.
+    """Draws a recording: an IMAGE in a style of `STYLES` and the MASK of what is attended to.
 
     Args:
         recording: a sampling run.

@@ -144,7 +144,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], title: str) ->
 
 
 def text_width(text: str, size: int = TEXT) -> float:
-    """How wide a text is, in pixels."""
+    """Returns the width of a text, in pixels."""
     return _font(size * _FINE).getlength(text) / _FINE
 
 

@@ -1,4 +1,4 @@
-"""What a node shows on itself: pictures, an animation, a text."""
+"""Output of a node on itself: pictures, an animation, a text."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Grid:
 
     @property
     def names(self) -> list[str]:
-        """What every cell is called, row by row."""
+        """Returns the label of every cell, row by row."""
         return [f"{column}, {row}" if row else column for row in self.rows or [""] for column in self.columns]
 
 

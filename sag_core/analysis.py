@@ -1,4 +1,4 @@
-"""What attention falls on: fine detail, and objects (the analyses of self-attention masks in SAG, arXiv 2210.00939).
+"""Analyses of attention: fine detail, and objects (those of self-attention masks in SAG, arXiv 2210.00939).
 
 Both are made on the layer's grid: a token is a patch of the image, and is attended to or not.
 """
@@ -84,7 +84,7 @@ def frequency_profile(spectra: Tensor, chosen: Tensor) -> Profile:
 
 
 def detail_gain(spectra: Tensor, chosen: Tensor) -> Tensor:
-    """How much more detail the chosen patches of each image have than all of it: [B], nan where none is chosen.
+    """Returns the detail of the chosen patches of each image beyond that of all: [B], nan where none is chosen.
 
     Difference of mean log-magnitudes over all frequencies but 0; exp of it is a ratio of amplitudes.
     """

@@ -22,7 +22,7 @@ GOLDEN_RATIO = (5 ** 0.5 - 1) / 2
 @torch.no_grad()
 def column_mass(q: Tensor, k: Tensor, scale: float | None = None, mask: Tensor | None = None,
                 chunk_elements: int | None = None) -> Tensor:
-    """How much attention each key receives: softmax(q k^T) averaged over heads, summed over queries (SAG, sec. 4.2).
+    """Returns the attention each key receives: softmax(q k^T), mean over heads, sum over queries (SAG, sec. 4.2).
 
     Rows of the softmax sum to one, so the result sums to the number of queries; where queries and keys are the same
     tokens its mean is 1. Queries are taken a chunk at a time and the probabilities are never all in memory.

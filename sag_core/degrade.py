@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Process(Enum):
-    """How a noisy sample is made of the clean sample x0 and noise n at noise level sigma."""
+    """Process that makes a noisy sample of the clean sample x0 and noise n at noise level sigma."""
 
     VARIANCE_EXPLODING = "x = x0 + sigma n"
     FLOW_MATCHING = "x = (1 - sigma) x0 + sigma n"

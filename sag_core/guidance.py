@@ -89,7 +89,7 @@ def self_attention_guidance(base: Tensor, x: Tensor, denoised: Tensor, attn_map:
 
 
 class Reason(Enum):
-    """Why an evaluation goes without guidance."""
+    """Reason why an evaluation goes without guidance."""
 
     SCALE = auto()  # 0
     OUTSIDE = auto()  # of the interval
@@ -106,7 +106,7 @@ class Reason(Enum):
 
 @dataclass(frozen=True)
 class Decision:
-    """What is to happen at an evaluation, decided once, before the model is run.
+    """Decision about an evaluation, taken once, before the model is run.
 
     Args:
         level: noise level.
@@ -123,7 +123,7 @@ class Decision:
 
     @property
     def guides(self) -> bool:
-        """Whether the evaluation is to be guided."""
+        """Returns whether the evaluation is to be guided."""
         return self.reason is None
 
 
@@ -268,5 +268,5 @@ def _per_image(values: Tensor, x: Tensor) -> Tensor:
 
 
 def _share(part: Tensor, whole: Tensor) -> float:
-    """How large a part is beside the whole, by their norms; a whole of 0 counts as the smallest there is."""
+    """Returns the norm of a part relative to the whole's; a whole of 0 counts as the smallest there is."""
     return (part.float().norm() / whole.float().norm().clamp(min=torch.finfo(torch.float32).tiny)).item()

@@ -22,7 +22,7 @@ NAME_LENGTH = 40
 
 @dataclass(frozen=True)
 class Key:
-    """What must stay hidden until all have answered: on which side of each pair the guided image is.
+    """Key of a study, hidden until all have answered: the side of each pair on which the guided image is.
 
     Args:
         study: identifies the pairs, so that answers to others are not scored with this key.
@@ -47,7 +47,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Answers:
-    """What one person answered: "left", "right" or "none" by the number of the pair, counted from 1."""
+    """Answers of one person: "left", "right" or "none" by the number of the pair, counted from 1."""
 
     study: str
     rater: str
@@ -56,7 +56,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Score:
-    """How often the guided image was preferred.
+    """Share of the answers that preferred the guided image.
 
     Args:
         preferred: answers for the guided image.
@@ -99,7 +99,7 @@ def blind(pairs: int, seed: int) -> tuple[str, ...]:
 
 
 def score(key: Key, answers: Sequence[Answers]) -> Score:
-    """How often these people preferred the guided image; every answer counts alike.
+    """Returns the share of these people's answers that preferred the guided image; every answer counts alike.
 
     Raises:
         ValueError: answers to another study, or to a pair that it does not have.

@@ -1,4 +1,4 @@
-"""Where a run is in the whole process, by its noise levels alone.
+"""Position of a run in the whole process, by its noise levels alone.
 
 A host may sample one process in two runs (KSamplerAdvanced, SplitSigmas) and keeps nothing between them. What a
 schedule asks for at a step must therefore follow from noise levels, so that two runs do what one would have done.

@@ -1,4 +1,4 @@
-"""What was recorded in one sampling run: one step per evaluation of the model."""
+"""Recording of one sampling run: one step per evaluation of the model."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Recording:
         return fuse([step.attn_map for step in self._chosen(step)])
 
     def mask(self, step: int = -1) -> Tensor:
-        """What was blurred at a step, counted from 0, or in the mean over all steps where -1.
+        """Returns the mask of a step, counted from 0, or the mean over all steps where -1.
 
         Where nothing but the threshold decides, the mask over all steps is that of their mean map, as in the paper.
 

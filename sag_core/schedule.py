@@ -1,4 +1,4 @@
-"""When and how strongly to guide: intervals, curves, and steps that are left out to save time."""
+"""Schedules of guidance: intervals, curves over the run, and steps that are left out to save time."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Curve:
         return 1.0 + (self.end - 1.0) * position
 
     def fits(self, steps: int) -> bool:
-        """Whether a list has a value for each of so many steps, or stands beside their SIGMAS, of which one is more."""
+        """Returns whether a list has a value for each of so many steps, or one more, as their SIGMAS have."""
         return self.shape != "list" or len(self.values) in (steps, steps + 1)
 
     def spread(self, step: int, steps: int) -> float:
@@ -115,7 +115,7 @@ class Economy:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How guidance goes over a run.
+    """Schedule of guidance over a run.
 
     Args:
         interval: noise levels that are guided; None leaves it to `percent`.
@@ -151,7 +151,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to happen at one evaluation.
+    """Plan for one evaluation.
 
     Args:
         scale_factor, blur_factor: of the settings.
@@ -164,7 +164,7 @@ class Plan:
 
 
 class Course:
-    """What a schedule asks for at the noise levels of a run.
+    """Course of a schedule over the noise levels of a run.
 
     Curves follow the noise level, and `every` and lists count the steps of the whole process, so that a process that is
     sampled in two runs is guided as in one; `Count` says for which schedulers steps can be counted exactly.
@@ -207,7 +207,7 @@ class Course:
         return self.starts.index(self.starts[max(begun, default=0)])
 
     def _guided_before(self, step: int) -> int:
-        """How many steps of the interval there are before this one."""
+        """Returns the number of steps of the interval before this one."""
         if self.first is None:
             return 0
         earlier = self._count.since(self.interval.sigma_start) if self.first == 0 and self._count else 0

@@ -1,4 +1,4 @@
-"""What a user chooses of the guidance."""
+"""Settings of the guidance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WIDEST_BLUR = 100
 
 @dataclass(frozen=True)
 class SAGSettings:
-    """What a user chooses.
+    """Settings that a user chooses.
 
     Args:
         scale: s, guidance strength; 0 is off, negative steers the other way.

@@ -1,4 +1,4 @@
-"""Where finished runs are kept: the latest in memory, earlier ones in temporary files once they take too much of it."""
+"""Store of finished runs: the latest in memory, earlier ones in temporary files once they take too much of it."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ COMBINATIONS = ("replace", "intersect", "unite")
 
 @dataclass(frozen=True, eq=False)
 class MaskOptions:
-    """How the mask is made.
+    """Options of the mask.
 
     Args:
         strategy: one of `STRATEGIES`.
@@ -72,7 +72,7 @@ class MaskOptions:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the mask is where this step's attention is above the threshold, as in the paper, and no more."""
+        """Returns whether the mask is that of the paper: where this step's attention is above the threshold."""
         return (self.strategy, self.quantile, self.softness, self.decay, self.own_mask) == (
             "self-attention", None, 0, 0, None)
 
@@ -157,7 +157,7 @@ def _everywhere(attended: Tensor, denoised: Tensor, seed: int) -> Tensor:
 
 
 def _high_frequency(attended: Tensor, denoised: Tensor, seed: int) -> Tensor:
-    """Where x0 differs most from its blur, as many tokens as are attended to."""
+    """Returns the tokens where x0 differs most from its blur, as many as are attended to."""
     detail = (denoised - gaussian_blur(denoised, HIGH_PASS_SIGMA)).float().abs().mean(dim=1)
     return _highest(mean_over_tokens(detail, attended.shape[1:]), attended)
 

@@ -21,7 +21,7 @@ from .sampler import guider_of
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """What a sampler node asks of every run.
+    """Request of a sampler node for every run.
 
     Args:
         settings: what the user chose.
@@ -40,7 +40,7 @@ class _Sampler(comfy.samplers.KSAMPLER):
         self.noisiest = plan.process[0]
 
     def max_denoise(self, model_wrap, sigmas: Tensor) -> bool:
-        """Whether the first sample is noise alone: at the first level of the process, be it the noisiest or not."""
+        """Returns whether the first sample is noise alone: at the first level of the process, the noisiest or not."""
         return super().max_denoise(model_wrap, sigmas) or float(sigmas[0]) >= self.noisiest * (1 - 1e-5)
 
 

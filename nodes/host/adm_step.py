@@ -1,4 +1,4 @@
-"""What an authors' sampler and the rest of its run hand each other at a step.
+"""Exchange between an authors' sampler and the rest of its run at a step.
 
 The sampler puts an `ADMStep` into the run's transformer_options under `ADM_STEP`. Whoever finds one there knows that
 the sampler is one of OpenAI's: the model hands over its variance and leaves its prediction unclamped, the guidance

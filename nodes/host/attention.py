@@ -108,7 +108,7 @@ def read_maps(call: Listening, current: Pass, q: Tensor, k: Tensor, scale: float
 
 
 def is_plain_attention(out: Tensor, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Whether an output is softmax attention of these, for every token: a boolean tensor without dimensions.
+    """Returns whether an output is softmax attention of these, for every token: a boolean tensor without dimensions.
 
     Args:
         out: [B, tokens, heads * D].

@@ -29,7 +29,7 @@ from .request import tell
 from .sampler import guider_of
 
 LABELS = ("from conditioning", "fixed", "random")
-"""Where the wanted class comes from."""
+"""Sources of the wanted class."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +187,7 @@ class _Guided:
 
     @property
     def __name__(self) -> str:
-        """What the host's log calls it."""
+        """Name in the host's log."""
         return getattr(self.sampler_function, "__name__", "sampler")
 
     def __call__(self, model, noise: Tensor, sigmas: Tensor, extra_args: dict, callback=None, disable=None,
@@ -222,5 +222,5 @@ def guide_sampler(sampler, guidance: ClassifierGuidance):
 
 
 def missing(name: str) -> ExecutionBlocker:
-    """What stands for an output whose input is not connected: the host tells whoever uses it."""
+    """Returns a stand-in for an output whose input is not connected: the host tells whoever uses it."""
     return ExecutionBlocker(f"Classifier Guidance has no {name} to give: connect one to its {name} input")

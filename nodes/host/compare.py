@@ -21,7 +21,7 @@ RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 
 @dataclass(frozen=True, eq=False)
 class Sampling:
-    """What the host's KSampler is told, but for the model."""
+    """Inputs of the host's KSampler, but for the model."""
 
     seed: int
     steps: int

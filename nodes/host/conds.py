@@ -37,14 +37,14 @@ def guided_branch(conds: list, known: Mapping[str, list], sigma: Tensor) -> tupl
 
 
 def _is_same(conds: list | None, known: list | None) -> bool:
-    """Whether a list is the guider's own, or what context windows have cut from it."""
+    """Returns whether a list is the guider's own, or what context windows have cut from it."""
     if not conds or not known:
         return False
     return conds is known or [cond.get("uuid") for cond in conds] == [cond.get("uuid") for cond in known]
 
 
 def is_active(cond: dict, sigma: Tensor) -> bool:
-    """Whether the host evaluates a cond at this noise level."""
+    """Returns whether the host evaluates a cond at this noise level."""
     level = sigma[0]
     return not ("timestep_start" in cond and level > cond["timestep_start"]
                 or "timestep_end" in cond and level < cond["timestep_end"])

@@ -56,7 +56,7 @@ def _rows_in(part: Tensor, whole: Tensor) -> tuple[int, ...] | None:
 
 @dataclass(frozen=True)
 class MainPass:
-    """What the main pass left for the guidance: copies, since other nodes may edit the host's tensors in place.
+    """Result of the main pass for the guidance: copies, since other nodes may edit the host's tensors in place.
 
     Args:
         index: position of the guided branch among the conds.
@@ -109,9 +109,9 @@ class Evaluation:
         self.closed = False
         self.main: MainPass | None = None
         self.decision: Decision | None = None
-        """What is to happen; None until the model is run for it, and where nothing guides."""
+        """Decision about it; None until the model is run for it, and where nothing guides."""
         self.outcome: Reason | Missed | None = Missed.NOT_ASKED
-        """Why it was not guided although that was decided; None where it was."""
+        """Reason why it was not guided although that was decided; None where it was."""
         self.cfg: Tensor | None = None
         """Result of classifier-free guidance, where guidance is clamped within it."""
         self._passes: list[MainPass] = []
@@ -119,7 +119,7 @@ class Evaluation:
 
     @property
     def guides(self) -> bool:
-        """Whether it is to be guided."""
+        """Returns whether it is to be guided."""
         return self.decision is not None and self.decision.guides
 
     def own_x(self) -> Tensor:
@@ -133,7 +133,7 @@ class Evaluation:
         self.main = replace(self.main, kept=kept)
 
     def expects(self, window: Window | None) -> bool:
-        """Whether a pass belongs to the main one: the first of them all, or the first over this window."""
+        """Returns whether a pass belongs to the main one: the first of them all, or the first over this window."""
         if self.closed or not self._passes:
             return not self.closed
         return window is not None and all(window != seen.window for seen in self._passes)

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a piece of work failed: its error's text, and whether that was for want of memory."""
+    """Failure of a piece of work: its error's text, and whether it was for want of memory."""
 
     text: str
     out_of_memory: bool

@@ -120,7 +120,7 @@ class Transformer:
         return token_grid(call.size, patch)
 
     def places(self, call: Call, grid: tuple[int, ...]) -> Tensor | None:
-        """Where the image's tokens are, counted from its first; None where they follow one another."""
+        """Returns the places of the image's tokens, counted from its first; None where they follow one another."""
         if self.row is None:
             return None
         row = self.row(call, getattr(call.network, self.patch))

@@ -34,17 +34,17 @@ def classifier_names() -> list[str]:
 
 
 def checkpoint_path(name: str) -> Path:
-    """Where a checkpoint of `checkpoint_names` or `classifier_names` lies."""
+    """Returns the path of a checkpoint of `checkpoint_names` or `classifier_names`."""
     return embedded_checkpoints().get(name) or Path(folder_paths.get_full_path_or_raise("checkpoints", name))
 
 
 def live_folder() -> Path:
-    """Where the pictures of recent runs are kept; the host empties it when it starts and ends."""
+    """Returns the folder of the pictures of recent runs; the host empties it when it starts and ends."""
     return Path(folder_paths.get_temp_directory()) / "sag_live"
 
 
 def runs_folder() -> Path:
-    """Where traces put earlier runs that take too much memory; the host empties it when it starts and ends."""
+    """Returns the folder of earlier runs that take too much memory; the host empties it when it starts and ends."""
     return Path(folder_paths.get_temp_directory()) / "sag_runs"
 
 
@@ -54,7 +54,7 @@ def trace_names() -> list[str]:
 
 
 def trace_path(name: str) -> Path:
-    """Where a trace of `trace_names` lies.
+    """Returns the path of a trace of `trace_names`.
 
     Raises:
         ValueError: there is no such trace; names that lead out of the folders are none.
@@ -69,7 +69,7 @@ def file_names(*patterns: str) -> list[str]:
 
 
 def file_path(what: str, name: str, *patterns: str) -> Path:
-    """Where a file of `file_names` lies; `what` it is called in an error.
+    """Returns the path of a file of `file_names`; `what` is its name in an error.
 
     Raises:
         ValueError: there is no such file; names that lead out of the folders are none.

@@ -14,7 +14,7 @@ _REFUSED = re.compile(r"[^A-Za-z0-9._~!$&'()*+,;=:@-]")
 
 
 def problem_of(name: str) -> str:
-    """What browsers miss of a pack whose folder has this name; empty where it is nothing.
+    """Returns what browsers miss of a pack whose folder has this name; empty where it is nothing.
 
     The host lists a pack's files with their folder's name quoted as in an address. It answers none of the addresses
     in which the quoted name differs from what the standard (RFC 3986, section 3.3) makes of it. Its frontend looks

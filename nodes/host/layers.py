@@ -56,7 +56,7 @@ def choose_layers(spec: str, layers: dict[str, str]) -> list[str]:
 
 
 def default_layer(layers: dict[str, str]) -> str:
-    """What `auto` means.
+    """Returns the layer that `auto` means.
 
     In a U-Net the middle block's first self-attention, else the deepest there is; in others the block in the middle,
     where the tokens are neither still the latent's nor already the output's.

@@ -1,4 +1,4 @@
-"""How a model's noisy samples are made of clean ones."""
+"""Noise process of a model of the host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why steps go without guidance, in sentences that say what to do."""
+"""Reasons why steps go without guidance, in sentences that say what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...sag_core.guidance import Reason
 
 
 class Missed(Enum):
-    """Why an evaluation that was to be guided was not: reasons of the host."""
+    """Reason of the host why an evaluation that was to be guided was not."""
 
     NO_MAP = auto()
     NOT_ASKED = auto()  # by the guider

@@ -1,4 +1,4 @@
-"""What a node asks of every run of a model or a sampler, as data."""
+"""Request of a node for every run of a model or a sampler, as data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..live.film import Audience
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What a node asks of a run.
+    """Request of a node for a run.
 
     Args:
         settings: how to guide, None to record alone.

@@ -53,7 +53,7 @@ class Run:
         self.guidance = self._guidance(sigmas.tolist())
         self.evaluation: Evaluation | None = None
         self.heard = False
-        """Whether a layer ran or a problem was met, so that a run without maps has been explained."""
+        """True once a layer ran or a problem was met, so that a run without maps has been explained."""
         self.reasons: Counter[Reason | Missed] = Counter()
         self.last_denoised: Tensor | None = None
         self.twins = Twins()
@@ -358,7 +358,7 @@ class Run:
         return main
 
     def _reason(self, evaluation: Evaluation) -> Reason | Missed | None:
-        """Why an evaluation that is over went without guidance; None where it was guided."""
+        """Returns why an evaluation that is over went without guidance; None where it was guided."""
         decision, main = evaluation.decision, evaluation.main
         if self.guidance.settings.scale == 0:
             return Reason.SCALE

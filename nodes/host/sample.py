@@ -1,4 +1,4 @@
-"""What the sampler works on, and the image or video in it."""
+"""Layout of the tensor that is sampled, and the image or video in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Layout:
-    """Where the picture lies in a sample.
+    """Layout of a sample: the place of the picture in it.
 
     Some models sample several things at once, a video and its sound, which the host packs into one tensor [B, 1, N],
     the picture first. Only the picture is recorded and guided.

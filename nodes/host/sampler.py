@@ -41,7 +41,7 @@ class _Guided:
 
     @property
     def __name__(self) -> str:
-        """What the host's log calls it."""
+        """Name in the host's log."""
         return getattr(self.sampler_function, "__name__", "sampler")
 
     def __call__(self, model, noise: torch.Tensor, sigmas: torch.Tensor, extra_args: dict, callback=None, disable=None,

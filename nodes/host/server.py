@@ -1,4 +1,4 @@
-"""What the user sees while a graph runs: the only file that names the server.
+"""Messages to the browser while a graph runs: the only file that names the server.
 
 A browser asks to be shown runs, for as long as its connection lasts; it alone is told of what it queued. For everyone
 else, scripts above all, nothing is prepared and nothing is sent.

@@ -1,4 +1,4 @@
-"""What the live view shows of a run, taken while it samples."""
+"""Live view of a run, taken while it samples."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WORDS = {
     Missed.FAILED: "the extra pass failed", Missed.NO_MAP: "no attention map",
     Missed.NOT_ASKED: "nothing asked for guidance",
 }
-"""Why an evaluation was not guided, in a few words."""
+"""Reasons why an evaluation was not guided, in a few words."""
 
 # What a run may be slowed by: a part of the time it has taken so far, and seconds for what a short run needs.
 SHARE, ALLOWANCE = 0.01, 0.05
@@ -36,7 +36,7 @@ SHARE, ALLOWANCE = 0.01, 0.05
 
 @dataclass(frozen=True)
 class Subject:
-    """What a view knows of a run.
+    """Subject of a view: a run.
 
     Args:
         request: what is asked of it.
@@ -58,7 +58,7 @@ class Subject:
 
     @property
     def guides(self) -> bool:
-        """Whether it is guided, and not recorded alone."""
+        """Returns whether it is guided, and not recorded alone."""
         return self.request.settings is not None
 
 

@@ -18,7 +18,7 @@ VERSION = 1
 
 
 class Audience(Protocol):
-    """Who watches a run.
+    """Audience of a run.
 
     Args:
         side: longest side of the pictures, pixels.

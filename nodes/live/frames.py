@@ -105,7 +105,7 @@ def develop(snapshot: Snapshot) -> dict:
 
 
 def _extent(tokens: int, pixels: int) -> float:
-    """How far a map reaches beyond the sample: the last of its power-of-two patches may hang over the edge."""
+    """Returns how far a map reaches beyond the sample: the last of its power-of-two patches may hang over the edge."""
     patch = 2 ** max(0, math.ceil(math.log2(pixels / tokens)))
     return tokens * patch / pixels if -(-pixels // patch) == tokens else 1.0
 

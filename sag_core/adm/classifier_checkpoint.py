@@ -47,7 +47,7 @@ def load_classifier(path: Path, noise_schedule: str | None = None,
 
 
 def is_classifier(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict is that of a noisy classifier: an encoder without a decoder."""
+    """Returns whether a state dict is that of a noisy classifier: an encoder without a decoder."""
     return all(name in tensors for name in _REQUIRED) and not any(name.startswith("output_blocks.") for name in tensors)
 
 

@@ -1,4 +1,4 @@
-"""What a noisy classifier is: one frozen record of its architecture and the process it was trained on."""
+"""Configuration of a noisy classifier: one frozen record of its architecture and the process it was trained on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an ADM / IDDPM checkpoint is: one frozen record of its architecture and noise schedule."""
+"""Configuration of an ADM / IDDPM checkpoint: one frozen record of its architecture and noise schedule."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class ADMConfig:
 
     @property
     def upsampler(self) -> bool:
-        """Whether the model is shown a low-resolution image of what it draws, after the noisy one."""
+        """Returns whether the model is shown a low-resolution image of what it draws, after the noisy one."""
         return self.in_channels == 6
 
     @property

@@ -28,7 +28,7 @@ VARIANCES = ("auto", "learned", "large", "small")
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """What a user chooses.
+    """Settings that a user chooses.
 
     Args:
         respacing: which timesteps are taken, of `space_timesteps`.
@@ -61,7 +61,7 @@ class SamplerSettings:
 
     @property
     def is_ddim(self) -> bool:
-        """Whether the steps are DDIM's."""
+        """Returns whether the steps are DDIM's."""
         return self.method == "ddim" or self.method == "auto" and self.respacing.strip().startswith(DDIM)
 
 

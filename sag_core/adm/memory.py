@@ -1,4 +1,4 @@
-"""How much memory a pass of the U-Net takes, from its architecture alone."""
+"""Memory of a pass of the U-Net, from its architecture alone."""
 
 from __future__ import annotations
 

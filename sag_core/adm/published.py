@@ -67,7 +67,7 @@ def complete(shown: ADMConfig) -> ADMConfig:
 
 @dataclass(frozen=True)
 class Overrides:
-    """What a user knows of a model better than its tensors and the published models tell; None leaves a value.
+    """Settings that a user knows better than the tensors and the published models tell; None leaves a value.
 
     Args:
         noise_schedule, timesteps: of the training process.
