@@ -32,6 +32,11 @@ def degrade(denoised: Tensor, mask: Tensor, blur_sigma: float, blur_kernel: int 
         denoised: clean prediction x0 [B, C, H, W] or [B, C, T, H, W].
         mask: broadcastable to it, 0..1.
         blur_sigma, blur_kernel: of `gaussian_blur`.
+
+    Example:
+        >>> mask = torch.tensor([[[[0.0, 0.0, 1.0, 0.0, 0.0]]]])
+        >>> degrade(4 * mask, mask, blur_sigma=0.85, blur_kernel=3).round(decimals=1).flatten().tolist()
+        [0.0, 0.0, 2.0, 0.0, 0.0]
     """
     return torch.lerp(denoised, gaussian_blur(denoised, blur_sigma, blur_kernel), mask.to(denoised))
 
@@ -62,6 +67,11 @@ def gaussian_blur(x: Tensor, blur_sigma: float, blur_kernel: int = 0) -> Tensor:
 
     Raises:
         ValueError: `blur_sigma` is negative or not finite, or `blur_kernel` is even or negative.
+
+    Example:
+        >>> line = torch.tensor([[0.0, 0.0, 4.0, 0.0, 0.0]])
+        >>> gaussian_blur(line, blur_sigma=0.85, blur_kernel=3).round(decimals=1).tolist()
+        [[0.0, 1.0, 2.0, 1.0, 0.0]]
     """
     if not (math.isfinite(blur_sigma) and blur_sigma >= 0):
         raise ValueError(f"blur_sigma is {blur_sigma}; it must be a finite number, 0 or more")

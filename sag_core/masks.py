@@ -21,6 +21,10 @@ def attention_mask(attn_map: Tensor, threshold: float, size: Sequence[int]) -> T
 
     Returns:
         [B, 1, H, W] or [B, 1, T, H, W] of 0 and 1, in the map's dtype.
+
+    Example:
+        >>> attention_mask(torch.tensor([[[2.0, 0.5]]]), threshold=1.0, size=(2, 4)).int().tolist()
+        [[[[1, 1, 0, 0], [1, 1, 0, 0]]]]
     """
     return place(attn_map > threshold, size).to(attn_map.dtype)
 
