@@ -18,14 +18,16 @@ def lint() -> int:
     return call([sys.executable, "-m", "ruff", "check", "."], env=tools_environment(tools), cwd=CHECKOUT)
 
 
-AT_ONCE = ("--numprocesses", "auto", "--dist", "loadfile")
+AT_ONCE = ("--numprocesses", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
+# The layers whose files take longest first, so that no process is left with one of them at the end.
+LAYERS = ("tests/browser", "tests/server", "tests/host", "tests/tools", "tests/core")
 # A pass through the method, what it promises and the nodes, in a minute.
 QUICK = ("tests/core", "tests/host/test_nodes.py", "tests/host/test_guidance.py",
          *(f"tests/host/test_invariant_{name}.py" for name in ("1_off", "2_recording", "5_no_state", "8_untrusted")))
 
 
 def pytest(arguments: list[str]) -> int:
-    """All layers of the tests, quick ones first; pyproject.toml lists them. Those in a browser need one."""
+    """All layers of the tests, or those that are asked for. Those in a browser need one."""
     host = provision()
     print(f"ComfyUI: {host.origin}", flush=True)
     command = [host.python, "-m", "pytest", "--durations=10", *arguments]
@@ -49,7 +51,7 @@ def main() -> int:
     if command == "pytest":
         return pytest(arguments)
     if command == "test":
-        return lint() or pytest([*AT_ONCE, *arguments])
+        return lint() or pytest([*AT_ONCE, *(arguments or LAYERS)])
     if command == "quick":
         return lint() or pytest([*AT_ONCE, *(arguments or QUICK)])
     raise RuntimeError(f"the command is {command!r}, expected lint, pytest, test or quick")
