@@ -12,6 +12,7 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 
+from benchmarks.host import pack_module
 from tests.host import models
 from tests.host.features import halves
 from tests.host.graph import call, guide, only, record, sample
@@ -182,8 +183,7 @@ def test_invariant_4_own_copies_that_fail_cost_no_generation(monkeypatch, warnin
 
     tiny = models.sd15()
     guided, trace = guide(tiny.model)
-    package = type(guided.model_options["sampler_post_cfg_function"][0].__self__).__module__.rpartition(".")[0]
-    monkeypatch.setattr(sys.modules[f"{package}.run"], "own_copies", out_of_memory)
+    monkeypatch.setattr(pack_module("host.run"), "own_copies", out_of_memory)
     assert torch.equal(sample(tiny, guided), sample(tiny))
     check_notes(trace, warnings, "ran out of memory")
 
@@ -221,16 +221,10 @@ def test_invariant_4_recorder_that_fails_costs_no_generation(monkeypatch, warnin
 
     tiny = models.sd15()
     guided, trace = guide(tiny.model)
-    monkeypatch.setitem(guided_globals(guided), "column_mass", out_of_memory)
+    monkeypatch.setattr(pack_module("host.attention"), "column_mass", out_of_memory)
     assert torch.equal(sample(tiny, guided), sample(tiny))
     check_notes(trace, warnings, "OutOfMemoryError: no memory left", "some steps gave no attention map",
                 "nothing was recorded")
-
-
-def guided_globals(model) -> dict:
-    """The module of the pack's recorder, whatever name the host loaded it under."""
-    package = type(model.model_options["sampler_post_cfg_function"][0].__self__).__module__.rpartition(".")[0]
-    return vars(sys.modules[f"{package}.attention"])
 
 
 def out_of_memory(out):
@@ -312,7 +306,6 @@ def test_invariant_4_maps_that_cannot_be_put_together_cost_no_generation(monkeyp
 
     tiny = models.sd15()
     guided, trace = guide(tiny.model)
-    package = type(guided.model_options["sampler_post_cfg_function"][0].__self__).__module__.rpartition(".")[0]
-    monkeypatch.setattr(sys.modules[f"{package}.run"], "combine", no_room)
+    monkeypatch.setattr(pack_module("host.run"), "combine", no_room)
     assert torch.equal(sample(tiny, guided), sample(tiny))
     check_notes(trace, warnings, "could not be put together: no room", "no attention map", "nothing was recorded")
