@@ -125,7 +125,7 @@ def _detail(spectra: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Overlap:
-    """How well a mask meets objects, and how well random masks of the same area do.
+    """Overlap of a mask with objects, beside that of random masks of the same area.
 
     Args:
         iou: [B], of every image.

@@ -96,7 +96,7 @@ class ADMClassifier(nn.Module):
 
 
 def _head(config: ClassifierConfig, channels: int, features: int, layers: SimpleNamespace) -> nn.Sequential:
-    """What names the class: of the deepest feature map, or of the means of every block's."""
+    """Returns the layers that name the class, of the deepest feature map or of the means of every block's."""
     if config.pool == "spatial":
         return nn.Sequential(layers.Linear(features, _HIDDEN), nn.ReLU(), layers.Linear(_HIDDEN, config.num_classes))
     if config.pool == "spatial_v2":

@@ -17,7 +17,7 @@ def peak_activations(config: ADMConfig) -> float:
 
 
 def _moments(config: ADMConfig) -> Iterator[float]:
-    """What is held in every block, in the order in which they run."""
+    """Yields the elements held at every block, in the order they run, as multiples of the image's area."""
     channels, area = config.width(0), 1.0
     skips = [channels * area]
     for level in range(len(config.channel_mult)):

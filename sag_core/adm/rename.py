@@ -77,7 +77,7 @@ def _from_diffusers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _place(name: str, levels: int, blocks: int, attending: set[str]) -> str:
-    """Where the layout has a tensor of the port: levels of `blocks` encoder blocks, the decoder with one more."""
+    """Returns the layout's name of a tensor of the port: `blocks` encoder blocks a level, the decoder one more."""
     for old, new in _PLACES.items():
         if name.startswith(old + "."):
             return f"{new}.{_layer(name[len(old) + 1:])}"
